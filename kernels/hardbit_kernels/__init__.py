@@ -1,0 +1,3 @@
+"""Integer arithmetic that hardbit engines are held to: pure numpy."""
+
+__version__ = "0.1.0"
