@@ -1,0 +1,375 @@
+"""Intervals, paired comparisons, powers: what a count of surviving images allows one to say.
+
+Every rate is a count with an interval, every comparison is paired per image, every gate is one-sided non-inferiority.
+Pure functions of counts on numpy and the standard library; nothing here knows of engines, attacks or files.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from statistics import NormalDist
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = [
+    "NoninferiorityResult",
+    "PairedComparison",
+    "binomial_cdf",
+    "bootstrap_over_processes",
+    "clopper_pearson",
+    "clopper_pearson_upper",
+    "compare_paired",
+    "holm",
+    "images_needed_paired",
+    "images_needed_paired_noninferiority",
+    "images_needed_rate",
+    "images_needed_unpaired",
+    "mcnemar_exact",
+    "noninferiority_paired",
+    "noninferiority_rate",
+    "tango_interval",
+    "visible_difference",
+    "wilson_interval",
+]
+
+BISECTION_STEPS = 60  # halves an interval of 1 to below the spacing of doubles
+
+
+# --- one rate ---------------------------------------------------------------------------------------------------------
+
+
+def wilson_interval(successes: int, trials: int, confidence: float = 0.95) -> tuple[float, float]:
+    """Two-sided score interval of a rate (Wilson 1927); Clopper-Pearson at 0 and at `trials` successes.
+
+    The score interval degenerates towards the ends; there the exact one is short and never too optimistic.
+    A one-sided bound at confidence c is the corresponding end of the two-sided interval at 2c - 1.
+    """
+    _check_counts(successes, trials)
+    if successes in (0, trials):
+        return clopper_pearson(successes, trials, confidence)
+    z = _two_sided_quantile(confidence)
+    rate = successes / trials
+    centre = (rate + z * z / (2 * trials)) / (1 + z * z / trials)
+    half_width = z / (1 + z * z / trials) * math.sqrt(rate * (1 - rate) / trials + (z / (2 * trials)) ** 2)
+    return centre - half_width, centre + half_width
+
+
+def clopper_pearson(successes: int, trials: int, confidence: float = 0.95) -> tuple[float, float]:
+    """Two-sided exact interval of a rate (Clopper & Pearson 1934): it covers the truth at least as often as it says."""
+    _check_counts(successes, trials)
+    _check_probability("confidence", confidence)
+    tail = (1 - confidence) / 2
+    low = 0.0 if successes == 0 else _bisect(lambda p: 1 - binomial_cdf(successes - 1, trials, p) - tail, 0.0, 1.0)
+    high = 1.0 if successes == trials else _bisect(lambda p: tail - binomial_cdf(successes, trials, p), 0.0, 1.0)
+    return low, high
+
+
+def clopper_pearson_upper(successes: int, trials: int, confidence: float = 0.95) -> float:
+    """One-sided exact upper bound of a rate: 0 of 10,000 means less than 0.03 %."""
+    return clopper_pearson(successes, trials, 2 * confidence - 1)[1]
+
+
+def binomial_cdf(successes: int, trials: int, rate: float) -> float:
+    """P(X <= successes) for X binomial, as an incomplete beta integral: exact to about 1e-12 for any number of trials."""
+    if successes < 0:
+        return 0.0
+    if successes >= trials:
+        return 1.0
+    return _incomplete_beta(trials - successes, successes + 1, 1 - rate)
+
+
+# --- two outcomes for the same images ---------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class PairedComparison:
+    """Two systems judged on the same images; `difference` is candidate minus baseline."""
+
+    images: int
+    lost: int  # right under the baseline, wrong under the candidate
+    gained: int  # the other way round
+    difference: float
+    interval: tuple[float, float]  # two-sided, Tango's score interval
+    p_value: float  # exact McNemar, two-sided
+
+    @property
+    def discordance(self) -> float:
+        """Share of images on which the two disagree: what decides how much a paired test can see."""
+        return (self.lost + self.gained) / self.images
+
+
+def compare_paired(
+    baseline: NDArray[np.bool_], candidate: NDArray[np.bool_], confidence: float = 0.95
+) -> PairedComparison:
+    """Compare two outcomes per image, arrays of shape (images,) in the same order."""
+    if baseline.shape != candidate.shape or baseline.ndim != 1 or not baseline.size:
+        raise ValueError(f"paired outcomes need one entry per image: shapes {baseline.shape} and {candidate.shape}")
+    images = int(baseline.size)
+    lost = int(np.count_nonzero(baseline & ~candidate))
+    gained = int(np.count_nonzero(candidate & ~baseline))
+    return PairedComparison(
+        images=images,
+        lost=lost,
+        gained=gained,
+        difference=(gained - lost) / images,
+        interval=tango_interval(gained, lost, images, confidence),
+        p_value=mcnemar_exact(lost, gained),
+    )
+
+
+def mcnemar_exact(lost: int, gained: int) -> float:
+    """Two-sided exact McNemar p-value: under equality each discordant image falls on either side like a fair coin."""
+    discordant = lost + gained
+    if discordant == 0:
+        return 1.0
+    return min(1.0, 2 * binomial_cdf(min(lost, gained), discordant, 0.5))
+
+
+def tango_interval(gained: int, lost: int, images: int, confidence: float = 0.95) -> tuple[float, float]:
+    """Score interval of (gained - lost)/images for paired rates: Tango, Statistics in Medicine 17 (1998) 891.
+
+    It inverts the score test with the nuisance parameter at its constrained maximum likelihood, so it stays honest
+    with few or no discordant images, where the usual Wald interval has no width.
+    """
+    if gained < 0 or lost < 0 or images <= 0 or gained + lost > images:
+        raise ValueError(f"no such counts: {gained} gained and {lost} lost among {images} images")
+    z = _two_sided_quantile(confidence)
+    estimate = (gained - lost) / images
+    low = -1.0 if lost == images else _bisect(lambda d: z - _tango_score(gained, lost, images, d), -1.0, estimate)
+    high = 1.0 if gained == images else _bisect(lambda d: -z - _tango_score(gained, lost, images, d), estimate, 1.0)
+    return low, high
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Holm's step-down adjustment of several p-values (Holm 1979), in the order given."""
+    order = sorted(range(len(p_values)), key=lambda i: p_values[i])
+    adjusted = [0.0] * len(p_values)
+    running = 0.0
+    for rank, index in enumerate(order):
+        running = max(running, min(1.0, (len(p_values) - rank) * p_values[index]))
+        adjusted[index] = running
+    return adjusted
+
+
+# --- gates: one-sided non-inferiority ---------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class NoninferiorityResult:
+    """What a non-inferiority test saw: pass above the line for sure, fail below it for sure, else inconclusive."""
+
+    status: str  # "pass", "fail" or "inconclusive"
+    estimate: float
+    lower_bound: float  # one-sided
+    upper_bound: float  # one-sided
+    line: float  # what the lower bound must exceed: reference - margin, or -margin for a difference
+    images: int
+    images_needed: int | None  # to decide with the power asked for; None when no number of images would do
+
+
+def noninferiority_rate(
+    successes: int, trials: int, reference: float, margin: float, confidence: float = 0.95, power: float = 0.8
+) -> NoninferiorityResult:
+    """Is a rate no worse than a promised `reference`, less `margin`?
+
+    Pass and fail each hold at `confidence`, whatever the number of images: with few images only a large distance from
+    the line decides. `images_needed` is the number at which a system exactly as good as promised passes with `power`;
+    where that many were used and the estimate still lies too near to the line, the number for the estimate seen.
+    """
+    line = reference - margin
+    low, high = wilson_interval(successes, trials, 2 * confidence - 1)
+    needed: int | None = images_needed_rate(reference, margin, confidence, power)
+    status = _side_of(line, low, high)
+    if status == "inconclusive" and needed is not None and trials >= needed:
+        needed = _images_for_rates(successes / trials, line, confidence, power)
+    return NoninferiorityResult(status, successes / trials, low, high, line, trials, needed)
+
+
+def noninferiority_paired(
+    comparison: PairedComparison, margin: float, confidence: float = 0.95, power: float = 0.8
+) -> NoninferiorityResult:
+    """Is the candidate no worse than the baseline, less `margin`, on the same images?
+
+    Bounds are the ends of Tango's interval. `images_needed` assumes two systems equally good that disagree on as many
+    images as was seen (on one image at least: a discordance of zero would ask for nothing).
+    """
+    low, high = tango_interval(comparison.gained, comparison.lost, comparison.images, 2 * confidence - 1)
+    discordance = max(comparison.discordance, 1 / comparison.images)
+    needed: int | None = images_needed_paired_noninferiority(discordance, margin, confidence, power)
+    status = _side_of(-margin, low, high)
+    if status == "inconclusive" and needed is not None and comparison.images >= needed:
+        distance = abs(comparison.difference + margin)
+        needed = images_needed_paired_noninferiority(discordance, distance, confidence, power) if distance else None
+    return NoninferiorityResult(status, comparison.difference, low, high, -margin, comparison.images, needed)
+
+
+# --- how many images ---------------------------------------------------------------------------------------------------
+
+
+def images_needed_rate(reference: float, margin: float, confidence: float = 0.95, power: float = 0.8) -> int:
+    """Images with which a system at exactly `reference` passes a gate of `margin` below it, with probability `power`."""
+    if not 0 < margin < reference <= 1:
+        raise ValueError(f"a margin of {margin} below a reference of {reference} is no gate")
+    needed = _images_for_rates(reference, reference - margin, confidence, power)
+    if needed is None:
+        raise ValueError("the margin is too small for any number of images")
+    return needed
+
+
+def images_needed_paired(discordance: float, drop: float, confidence: float = 0.95, power: float = 0.8) -> int:
+    """Images with which a two-sided McNemar test sees a `drop` between systems that disagree on `discordance` of them.
+
+    Connor, Biometrics 43 (1987) 207.
+    """
+    if not 0 < drop <= discordance <= 1:
+        raise ValueError(f"a drop of {drop} is impossible at a discordance of {discordance}")
+    spread = _two_sided_quantile(confidence) * math.sqrt(discordance)
+    spread += _quantile(power) * math.sqrt(discordance - drop * drop)
+    return math.ceil((spread / drop) ** 2)
+
+
+def images_needed_paired_noninferiority(
+    discordance: float, margin: float, confidence: float = 0.95, power: float = 0.8
+) -> int:
+    """Images with which two equal systems that disagree on `discordance` of them pass a paired gate of `margin`."""
+    if margin <= 0 or not 0 < discordance <= 1:
+        raise ValueError(f"a margin of {margin} at a discordance of {discordance} is no gate")
+    return math.ceil((_quantile(confidence) + _quantile(power)) ** 2 * discordance / margin**2)
+
+
+def images_needed_unpaired(first: float, second: float, confidence: float = 0.95, power: float = 0.8) -> int:
+    """Images *for each of two* independent samples, two-sided: what the comparison costs without the pairing."""
+    mean = (first + second) / 2
+    spread = _two_sided_quantile(confidence) * math.sqrt(2 * mean * (1 - mean))
+    spread += _quantile(power) * math.sqrt(first * (1 - first) + second * (1 - second))
+    return math.ceil((spread / (first - second)) ** 2)
+
+
+def visible_difference(images: int, discordance: float, confidence: float = 0.95, power: float = 0.8) -> float:
+    """The smallest paired drop that `images` show with `power`: the inverse of `images_needed_paired`."""
+    z_alpha, z_beta = _two_sided_quantile(confidence), _quantile(power)
+    # Solve drop * sqrt(images) = z_alpha sqrt(psi) + z_beta sqrt(psi - drop^2); its right side falls, its left rises.
+    root = math.sqrt(discordance)
+
+    def excess(drop: float) -> float:
+        return drop * math.sqrt(images) - z_alpha * root - z_beta * math.sqrt(max(0.0, discordance - drop * drop))
+
+    return _bisect(excess, 0.0, root)
+
+
+# --- timings -----------------------------------------------------------------------------------------------------------
+
+
+def bootstrap_over_processes(
+    samples: Sequence[NDArray[np.floating[Any]]],
+    statistic: Callable[[NDArray[np.floating[Any]]], float],
+    confidence: float = 0.95,
+    resamples: int = 1000,
+    seed: int = 0,
+) -> tuple[float, float]:
+    """Percentile interval of a statistic of pooled timings when whole processes are drawn again, with replacement.
+
+    Queries of one process share its memory layout and its luck; drawing single queries would call them independent
+    and give an interval far too short.
+    """
+    rng = np.random.default_rng(seed)
+    draws = rng.integers(0, len(samples), (resamples, len(samples)))
+    values = [statistic(np.concatenate([samples[i] for i in draw])) for draw in draws]
+    tail = (1 - confidence) / 2
+    low, high = np.quantile(values, [tail, 1 - tail])
+    return float(low), float(high)
+
+
+# --- the mathematics below ---------------------------------------------------------------------------------------------
+
+
+def _side_of(line: float, low: float, high: float) -> str:
+    if low > line:
+        return "pass"
+    return "fail" if high < line else "inconclusive"
+
+
+def _images_for_rates(truth: float, line: float, confidence: float, power: float) -> int | None:
+    """Score test of one rate against `line` when `truth` holds: normal approximation of both distributions."""
+    if truth == line:
+        return None
+    spread = _quantile(confidence) * math.sqrt(line * (1 - line)) + _quantile(power) * math.sqrt(truth * (1 - truth))
+    return math.ceil((spread / (truth - line)) ** 2)
+
+
+def _tango_score(gained: int, lost: int, images: int, difference: float) -> float:
+    """Score statistic of `difference`: equations 5 and 6 of Tango 1998; it falls as `difference` rises."""
+    distance = gained - lost - images * difference
+    a = 2 * images
+    b = -gained - lost + (2 * images - gained + lost) * difference
+    c = -lost * difference * (1 - difference)
+    nuisance = (math.sqrt(max(0.0, b * b - 4 * a * c)) - b) / (2 * a)  # P(lost) under this difference
+    variance = images * (2 * nuisance + difference * (1 - difference))
+    if variance <= 0:
+        return 0.0 if distance == 0 else math.copysign(math.inf, distance)
+    return distance / math.sqrt(variance)
+
+
+def _bisect(rising: Callable[[float], float], low: float, high: float) -> float:
+    """Root of a function that is negative at `low` and positive at `high`."""
+    for _ in range(BISECTION_STEPS):
+        middle = (low + high) / 2
+        if rising(middle) < 0:
+            low = middle
+        else:
+            high = middle
+    return (low + high) / 2
+
+
+def _incomplete_beta(a: float, b: float, x: float) -> float:
+    """Regularised incomplete beta function I_x(a, b) by its continued fraction (DLMF 8.17.22), modified Lentz."""
+    if x <= 0:
+        return 0.0
+    if x >= 1:
+        return 1.0
+    if x > (a + 1) / (a + b + 2):  # the fraction converges fast only on this side; the other is its complement
+        return 1 - _incomplete_beta(b, a, 1 - x)
+    log_front = math.lgamma(a + b) - math.lgamma(a) - math.lgamma(b) + a * math.log(x) + b * math.log1p(-x)
+    return math.exp(log_front) / (a * _beta_fraction(a, b, x))
+
+
+def _beta_fraction(a: float, b: float, x: float) -> float:
+    """Value of 1 + d1/(1 + d2/(1 + ...)) with the coefficients of DLMF 8.17.23; O(sqrt(max(a, b))) terms."""
+    tiny = 1e-300
+    value, c, d = 1.0, 1.0, 0.0
+    for term in range(1, 20_000):
+        m = term // 2
+        if term % 2:
+            coefficient = -(a + m) * (a + b + m) * x / ((a + 2 * m) * (a + 2 * m + 1))
+        else:
+            coefficient = m * (b - m) * x / ((a + 2 * m - 1) * (a + 2 * m))
+        d = 1 / (1 + coefficient * d or tiny)
+        c = 1 + coefficient / c or tiny
+        value *= c * d
+        if abs(c * d - 1) < 1e-15:
+            break
+    return value
+
+
+def _quantile(probability: float) -> float:
+    _check_probability("probability", probability)
+    return NormalDist().inv_cdf(probability)
+
+
+def _two_sided_quantile(confidence: float) -> float:
+    _check_probability("confidence", confidence)
+    return NormalDist().inv_cdf((1 + confidence) / 2)
+
+
+def _check_counts(successes: int, trials: int) -> None:
+    if not 0 <= successes <= trials or trials <= 0:
+        raise ValueError(f"{successes} successes of {trials} trials are no count")
+
+
+def _check_probability(name: str, value: float) -> None:
+    if not 0 < value < 1:
+        raise ValueError(f"{name} lies between 0 and 1, not at {value}")
