@@ -39,7 +39,7 @@ __all__ = [
 BISECTION_STEPS = 60  # halves an interval of 1 to below the spacing of doubles
 
 
-# --- one rate ---------------------------------------------------------------------------------------------------------
+# --- one rate ------------------------------------------------------------------------------------------------------
 
 
 def wilson_interval(successes: int, trials: int, confidence: float = 0.95) -> tuple[float, float]:
@@ -74,7 +74,7 @@ def clopper_pearson_upper(successes: int, trials: int, confidence: float = 0.95)
 
 
 def binomial_cdf(successes: int, trials: int, rate: float) -> float:
-    """P(X <= successes) for X binomial, as an incomplete beta integral: exact to about 1e-12 for any number of trials."""
+    """P(X <= successes) for X binomial, as an incomplete beta integral: good to about 1e-12."""
     if successes < 0:
         return 0.0
     if successes >= trials:
@@ -82,7 +82,7 @@ def binomial_cdf(successes: int, trials: int, rate: float) -> float:
     return _incomplete_beta(trials - successes, successes + 1, 1 - rate)
 
 
-# --- two outcomes for the same images ---------------------------------------------------------------------------------
+# --- two outcomes for the same images ------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -155,7 +155,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted
 
 
-# --- gates: one-sided non-inferiority ---------------------------------------------------------------------------------
+# --- gates: one-sided non-inferiority ------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -207,11 +207,11 @@ def noninferiority_paired(
     return NoninferiorityResult(status, comparison.difference, low, high, -margin, comparison.images, needed)
 
 
-# --- how many images ---------------------------------------------------------------------------------------------------
+# --- how many images ------------------------------------------------------------------------------------------------
 
 
 def images_needed_rate(reference: float, margin: float, confidence: float = 0.95, power: float = 0.8) -> int:
-    """Images with which a system at exactly `reference` passes a gate of `margin` below it, with probability `power`."""
+    """Images with which a system exactly at `reference` passes a gate of `margin` below it with `power`."""
     if not 0 < margin < reference <= 1:
         raise ValueError(f"a margin of {margin} below a reference of {reference} is no gate")
     needed = _images_for_rates(reference, reference - margin, confidence, power)
@@ -261,7 +261,7 @@ def visible_difference(images: int, discordance: float, confidence: float = 0.95
     return _bisect(excess, 0.0, root)
 
 
-# --- timings -----------------------------------------------------------------------------------------------------------
+# --- timings --------------------------------------------------------------------------------------------------------
 
 
 def bootstrap_over_processes(
@@ -284,7 +284,7 @@ def bootstrap_over_processes(
     return float(low), float(high)
 
 
-# --- the mathematics below ---------------------------------------------------------------------------------------------
+# --- the mathematics below ------------------------------------------------------------------------------------------
 
 
 def _side_of(line: float, low: float, high: float) -> str:
