@@ -1,0 +1,9 @@
+"""Image sets, as bytes: whatever the source, images are uint8 (n, channels, height, width) and labels int64 (n,).
+
+Boundary: nothing here scales, augments or shuffles; the network's input is made from the bytes where it is needed.
+"""
+
+from hardbit.data.image_set import ImageSet, carve_validation
+from hardbit.data.load import image_shape, load_images, set_names
+
+__all__ = ["ImageSet", "carve_validation", "image_shape", "load_images", "set_names"]

@@ -1,0 +1,48 @@
+"""Copy the first images of a set into a small .npz, so that a model's folder can carry its evaluation images.
+
+python -m hardbit.data.extract fashion-mnist test 2000 models/fashion-cnn-w4a4/images.npz
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from hardbit.data.load import load_images
+from hardbit.data.npz import write_npz
+from hardbit_deploy.errors import HardbitError
+
+__all__ = ["extract", "main"]
+
+_PROVENANCE = {
+    "fashion-mnist": "first {count} images of Fashion-MNIST's {split} split, (c) 2017 Zalando SE, MIT licence, "
+    "https://github.com/zalandoresearch/fashion-mnist"
+}
+
+
+def extract(data_set: str, split: str, count: int, file: Path) -> None:
+    """Write the first `count` images of a split to `file`; the same set gives the same bytes."""
+    images = load_images(data_set, split, count)
+    template = _PROVENANCE.get(data_set, f"first {{count}} images of the {{split}} split of {data_set}")
+    write_npz(file, images, split, template.format(count=count, split=split))
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The command above; returns the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m hardbit.data.extract", description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("data_set", help="fashion-mnist or npz:FILE")
+    parser.add_argument("split", choices=["train", "test"])
+    parser.add_argument("count", type=int, help="how many images, from the first")
+    parser.add_argument("file", type=Path, help="the .npz file to write")
+    arguments = parser.parse_args(argv)
+    try:
+        extract(arguments.data_set, arguments.split, arguments.count, arguments.file)
+    except HardbitError as error:
+        sys.stderr.write(f"{error}\n")
+        return error.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
