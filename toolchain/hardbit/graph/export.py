@@ -1,0 +1,200 @@
+"""Export: a frozen quantized module to the canonical ONNX graph.
+
+The graph is written straight from the FX graph, because hardbit already knows every operator in it: weights are integer
+initializers, zero points are explicit, the width of each quantizer is in its node's metadata, nothing is left to constant
+folding. (Brevitas' own exporter leaves initializers among the inputs, puts Clips on weights, and cannot write 1 bit.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import onnx
+import torch
+from onnx import TensorProto, helper, numpy_helper
+from torch import fx, nn
+
+from hardbit.quantize.operators import operator_of
+from hardbit.quantize.placement import node_place
+from hardbit.quantize.quantizers import activation_numerics, parameter_codes
+from hardbit_deploy.errors import HardbitError
+
+__all__ = ["CANONICAL_FORMAT", "IR_VERSION", "OPSET", "export_canonical"]
+
+OPSET = 18
+IR_VERSION = 10
+CANONICAL_FORMAT = "canonical-1"
+_INT32 = 2**31 - 1
+
+
+def export_canonical(
+    module: fx.GraphModule, input_shape: Sequence[int], *, profile: str = "onnxruntime"
+) -> onnx.ModelProto:
+    """The canonical graph of a frozen `module` (see `hardbit.quantize.freeze`) for images (channels, height, width).
+
+    Opset 18, dynamic batch, float32 input `image` in [-0.5, 0.5), float32 output `logits`; checked by onnx.checker.
+    Raises HardbitError naming the layer whose integers do not fit.
+    """
+    writer = _Writer(module)
+    output = writer.run()
+    classes = _classes(module, input_shape)
+    graph = helper.make_graph(
+        [*writer.nodes, helper.make_node("Identity", [output], ["logits"], name="logits")],
+        "canonical",
+        [helper.make_tensor_value_info("image", TensorProto.FLOAT, ["batch", *input_shape])],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", classes])],
+        writer.initializers,
+    )
+    model = helper.make_model(
+        graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION, producer_name="hardbit"
+    )
+    helper.set_model_props(model, {"hardbit.format": CANONICAL_FORMAT, "hardbit.profile": profile})
+    onnx.checker.check_model(model, full_check=True)
+    return model
+
+
+class _Writer:
+    """Collects nodes and initializers while it walks the FX graph; `values` maps FX nodes to tensor names."""
+
+    def __init__(self, module: fx.GraphModule) -> None:
+        self.module = module
+        self.nodes: list[onnx.NodeProto] = []
+        self.initializers: list[onnx.TensorProto] = []
+        self.values: dict[fx.Node, str] = {}
+
+    def run(self) -> str:
+        """Write everything; returns the name of the tensor that holds the logits."""
+        for node in self.module.graph.nodes:
+            operator = operator_of(self.module, node)
+            if operator == "input":
+                self.values[node] = "image"
+            elif operator == "output":
+                return self.values[node.all_input_nodes[0]]
+            else:
+                self.values[node] = self._write(node, operator)
+        raise HardbitError("the network has no output", where=type(self.module).__name__)
+
+    def _write(self, node: fx.Node, operator: str) -> str:
+        inputs = [self.values[source] for source in node.all_input_nodes]
+        child = self.module.get_submodule(str(node.target)) if node.op == "call_module" else None
+        name = node_place(node)
+        if operator == "Quantize" and child is not None:
+            return self._write_quantizer(child, name, inputs[0])
+        if operator == "Conv" and child is not None:
+            attributes = {
+                "kernel_shape": list(child.kernel_size),  # type: ignore[arg-type]
+                "strides": list(child.stride),  # type: ignore[arg-type]
+                "pads": _pads(child.padding, name),
+                "dilations": list(child.dilation),  # type: ignore[arg-type]
+                "group": child.groups,
+            }
+            return self._node("Conv", [inputs[0], *self._parameters(child, name)], name, **attributes)
+        if operator == "Gemm" and child is not None:
+            return self._node("Gemm", [inputs[0], *self._parameters(child, name)], name, transB=1)
+        if operator == "Identity":
+            return inputs[0]
+        if operator == "Add":
+            return self._node("Add", inputs, name)
+        if operator == "Flatten":
+            return self._node("Flatten", inputs, name, axis=1)
+        if operator == "GlobalAveragePool":
+            return self._node("GlobalAveragePool", inputs, name)
+        if operator in ("MaxPool", "AveragePool"):
+            return self._node(operator, inputs, name, **_pool_attributes(node, child, operator))
+        raise HardbitError(
+            f"'{operator}' cannot be exported", where=name, remedy="freeze the quantized module before exporting it"
+        )
+
+    def _write_quantizer(self, layer: nn.Module, name: str, tensor: str) -> str:
+        numerics = activation_numerics(layer)
+        if hasattr(layer, "act_quant") and type(layer).__name__ == "QuantReLU":
+            tensor = self._node("Relu", [tensor], name)
+        dtype = np.int8 if numerics.signed else np.uint8
+        scale = self._constant(f"{name}.scale", np.float32(numerics.scale))
+        zero_point = self._constant(f"{name}.zero_point", dtype(0))
+        codes = self._node("QuantizeLinear", [tensor, scale, zero_point], f"{name}.quantize", bits=numerics.bits)
+        if numerics.bits < 8:
+            low = self._constant(f"{name}.low", dtype(numerics.low))
+            high = self._constant(f"{name}.high", dtype(numerics.high))
+            codes = self._node("Clip", [codes, low, high], f"{name}.clip")
+        return self._node("DequantizeLinear", [codes, scale, zero_point], f"{name}.dequantize", bits=numerics.bits)
+
+    def _parameters(self, layer: nn.Module, name: str) -> list[str]:
+        """DequantizeLinear of the weight codes and of the bias codes, per output channel."""
+        codes = parameter_codes(layer)
+        bias = codes.bias.numpy()
+        if np.abs(bias).max(initial=0) > _INT32:
+            raise HardbitError(
+                "a bias does not fit into 32 bits at the scale of its accumulator",
+                where=name,
+                remedy="a channel's weights are close to zero: train longer or prune the channel",
+            )
+        channels = len(bias)
+        tensors = []
+        for kind, values, scale, bits in (
+            ("weight", codes.weight.numpy(), codes.weight_scale.numpy(), codes.weight_bits),
+            ("bias", bias.astype(np.int32), codes.bias_scale.numpy(), 32),
+        ):
+            inputs = [
+                self._constant(f"{name}.{kind}.codes", values),
+                self._constant(f"{name}.{kind}.scale", scale),
+                self._constant(f"{name}.{kind}.zero_point", np.zeros(channels, values.dtype)),
+            ]
+            tensors.append(self._node("DequantizeLinear", inputs, f"{name}.{kind}.dequantize", bits=bits, axis=0))
+        return tensors
+
+    def _constant(self, name: str, value: object) -> str:
+        self.initializers.append(numpy_helper.from_array(np.asarray(value), name))
+        return name
+
+    def _node(self, operator: str, inputs: list[str], name: str, bits: int | None = None, **attributes: object) -> str:
+        node = helper.make_node(operator, inputs, [f"{name}.out"], name=name, **attributes)
+        if bits is not None:
+            entry = node.metadata_props.add()
+            entry.key, entry.value = "hardbit.bits", str(bits)
+        self.nodes.append(node)
+        return node.output[0]
+
+
+def _pads(padding: object, name: str) -> list[int]:
+    if isinstance(padding, str):
+        raise HardbitError(
+            f"padding='{padding}' is not exported", where=name, remedy="give the padding as numbers of pixels"
+        )
+    height, width = padding if isinstance(padding, Sequence) else (padding, padding)
+    return [height, width, height, width]
+
+
+def _pool_attributes(node: fx.Node, child: nn.Module | None, operator: str) -> dict[str, object]:
+    """Attributes of a pooling module, or of the same call as a function, read by binding it to the module's signature."""
+    if child is None:
+        kind = nn.MaxPool2d if operator == "MaxPool" else nn.AvgPool2d
+        child = kind(*node.args[1:], **{k: v for k, v in node.kwargs.items() if k != "input"})  # type: ignore[arg-type]
+    kernel = _pair(child.kernel_size)
+    attributes: dict[str, object] = {
+        "kernel_shape": kernel,
+        "strides": _pair(child.stride if child.stride is not None else child.kernel_size),
+        "pads": _pads(child.padding, node_place(node)),
+        "ceil_mode": int(bool(child.ceil_mode)),
+    }
+    if operator == "AveragePool":
+        attributes["count_include_pad"] = int(bool(child.count_include_pad))
+        if getattr(child, "divisor_override", None):
+            raise HardbitError("divisor_override has no counterpart in ONNX", where=node_place(node))
+    else:
+        attributes["dilations"] = _pair(child.dilation)
+    return attributes
+
+
+def _pair(value: object) -> list[int]:
+    return [int(v) for v in value] if isinstance(value, Sequence) else [int(value)] * 2  # type: ignore[call-overload]
+
+
+def _classes(module: fx.GraphModule, input_shape: Sequence[int]) -> int:
+    was_training = module.training
+    module.eval()
+    with torch.no_grad():
+        logits = module(torch.zeros(1, *input_shape))
+    module.train(was_training)
+    return int(logits.shape[1])

@@ -1,0 +1,68 @@
+"""Which networks there are, by name. A decorator registers a network; a second one of the same name warns."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import warnings
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from hardbit_deploy.errors import HardbitError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+__all__ = ["build", "default_input_shape", "names", "register"]
+
+_BUILDERS: dict[str, Callable[..., nn.Module]] = {}
+_MODULES = ("hardbit.nets.lenet", "hardbit.nets.resnet")
+
+
+def register(name: str) -> Callable[[Callable[..., nn.Module]], Callable[..., nn.Module]]:
+    """Register the decorated class or function as the network `name`."""
+
+    def add(builder: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
+        if name in _BUILDERS:
+            warnings.warn(f"network '{name}' replaces another of the same name", stacklevel=2)
+        _BUILDERS[name] = builder
+        return builder
+
+    return add
+
+
+def names() -> list[str]:
+    """The names that `build` knows, sorted."""
+    _load()
+    return sorted(_BUILDERS)
+
+
+def build(name: str, **options: Any) -> nn.Module:
+    """A freshly initialised network with attributes `input_shape` (channels, height, width) and `classes`.
+
+    Raises HardbitError for an unknown name or option.
+    """
+    _load()
+    if name not in _BUILDERS:
+        raise HardbitError(
+            f"there is no network '{name}'", where="network.architecture", remedy=f"known: {', '.join(names())}"
+        )
+    builder = _BUILDERS[name]
+    known = list(inspect.signature(builder).parameters)
+    unknown = sorted(set(options) - set(known))
+    if unknown:
+        raise HardbitError(
+            f"network '{name}' has no option '{unknown[0]}'", where="network", remedy=f"known: {', '.join(known)}"
+        )
+    return builder(**options)
+
+
+def default_input_shape(name: str) -> tuple[int, int, int]:
+    """The image shape (channels, height, width) that network `name` is made for."""
+    shape = build(name).input_shape
+    return tuple(shape)  # type: ignore[arg-type, return-value]
+
+
+def _load() -> None:
+    for module in _MODULES:
+        importlib.import_module(module)

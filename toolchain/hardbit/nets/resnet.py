@@ -1,0 +1,73 @@
+"""Residual networks for 32x32 images in the form of He et al. (2016), section 4.2, with 1x1 projection shortcuts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from hardbit.nets.registry import register
+
+__all__ = ["ResNet", "resnet8", "resnet20"]
+
+
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions and a shortcut: the identity, or a strided 1x1 convolution where the shape changes."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(outputs)
+        self.relu1 = nn.ReLU()
+        self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(outputs)
+        self.shortcut: nn.Module = nn.Identity()
+        if stride != 1 or inputs != outputs:
+            projection = nn.Conv2d(inputs, outputs, 1, stride=stride, bias=False)
+            self.shortcut = nn.Sequential(projection, nn.BatchNorm2d(outputs))
+        self.relu2 = nn.ReLU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        branch = self.bn2(self.conv2(self.relu1(self.bn1(self.conv1(x)))))
+        return self.relu2(branch + self.shortcut(x))
+
+
+class ResNet(nn.Module):
+    """Three stages of `blocks` basic blocks each, the widths doubling; depth 6 * blocks + 2."""
+
+    def __init__(
+        self, blocks: int, width: int = 16, classes: int = 10, input_shape: Sequence[int] = (3, 32, 32)
+    ) -> None:
+        super().__init__()
+        self.input_shape = tuple(input_shape)
+        self.classes = classes
+        self.conv1 = nn.Conv2d(self.input_shape[0], width, 3, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.relu = nn.ReLU()
+        stages: list[nn.Module] = []
+        inputs = width
+        for stage in range(3):
+            outputs = width * 2**stage
+            for block in range(blocks):
+                stages.append(BasicBlock(inputs, outputs, stride=2 if stage > 0 and block == 0 else 1))
+                inputs = outputs
+        self.stages = nn.Sequential(*stages)
+        self.pool = nn.AdaptiveAvgPool2d(1)
+        self.flatten = nn.Flatten()
+        self.fc = nn.Linear(inputs, classes)
+
+    def forward(self, image: Tensor) -> Tensor:
+        x = self.stages(self.relu(self.bn1(self.conv1(image))))
+        return self.fc(self.flatten(self.pool(x)))
+
+
+@register("resnet8")
+def resnet8(width: int = 16, classes: int = 10, input_shape: Sequence[int] = (3, 32, 32)) -> ResNet:
+    """One block a stage."""
+    return ResNet(1, width, classes, input_shape)
+
+
+@register("resnet20")
+def resnet20(width: int = 16, classes: int = 10, input_shape: Sequence[int] = (3, 32, 32)) -> ResNet:
+    """Three blocks a stage."""
+    return ResNet(3, width, classes, input_shape)

@@ -1,0 +1,13 @@
+"""Quantization as something that is applied to a plain module: quantizers are placed on its FX graph by a profile.
+
+The order is quantize -> calibrate -> (train) -> freeze -> (train) -> `hardbit.graph.export`. Every scale is chosen so that the
+arithmetic of the network is exact in float32 (see `hardbit.quantize.scales`).
+"""
+
+from hardbit.quantize.bits import Bits
+from hardbit.quantize.calibration import calibrate
+from hardbit.quantize.freezing import freeze
+from hardbit.quantize.placement import quantize
+from hardbit.quantize.profiles import PROFILES, Profile, get_profile
+
+__all__ = ["PROFILES", "Bits", "Profile", "calibrate", "freeze", "get_profile", "quantize"]

@@ -1,0 +1,86 @@
+"""Freezing: BatchNorm is folded, every scale becomes a constant, every bias goes to the grid of its int32 accumulator."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import Tensor, fx, nn
+
+from hardbit.quantize.quantizers import (
+    activation_numerics,
+    is_activation_quantizer,
+    is_weight_layer,
+    set_bias_grid,
+    weight_scale,
+)
+
+__all__ = ["fold_batch_norm", "freeze"]
+
+
+def freeze(module: fx.GraphModule) -> fx.GraphModule:
+    """A copy of a quantized and calibrated `module` whose arithmetic is that of the engine.
+
+    It can still be trained: weights and biases move, scales do not. Its state_dict loads into any other freeze() of the
+    same quantized network.
+    """
+    frozen = copy.deepcopy(module)
+    fold_batch_norm(frozen)
+    input_scales = _input_scales(frozen)
+    for node, input_scale in input_scales.items():
+        layer = frozen.get_submodule(str(node.target))
+        if layer.bias is None:
+            layer.bias = nn.Parameter(torch.zeros(layer.weight.shape[0]))  # type: ignore[union-attr, index]
+        weight_scale(layer).freeze(layer.weight)  # type: ignore[arg-type]
+        grid = weight_scale(layer).fixed.flatten() * input_scale
+        set_bias_grid(layer, grid)
+    return frozen
+
+
+def fold_batch_norm(module: fx.GraphModule) -> None:
+    """Fold every BatchNorm (running statistics) into the layer before it, in place.
+
+    w' = w g, b' = beta + (b - mean) g with g = gamma / sqrt(var + eps) per output channel. A learned weight scale is
+    multiplied by |g|: rebuilding the quantizer would lose it.
+    """
+    for node in list(module.graph.nodes):
+        norm = module.get_submodule(str(node.target)) if node.op == "call_module" else None
+        if not isinstance(norm, nn.BatchNorm1d | nn.BatchNorm2d):
+            continue
+        layer = module.get_submodule(str(node.all_input_nodes[0].target))
+        with torch.no_grad():
+            factor, shift = _affine(norm)
+            weight: Tensor = layer.weight  # type: ignore[assignment]
+            weight.mul_(factor.view(-1, *[1] * (weight.dim() - 1)))
+            weight_scale(layer).rescale(factor)
+            bias = layer.bias if layer.bias is not None else torch.zeros_like(shift)
+            layer.bias = nn.Parameter(bias.detach() * factor + shift)  # type: ignore[operator, union-attr]
+        node.replace_all_uses_with(node.all_input_nodes[0])
+        module.graph.erase_node(node)
+    module.delete_all_unused_submodules()
+    module.recompile()
+
+
+def _affine(norm: nn.BatchNorm1d | nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
+    mean, variance = norm.running_mean, norm.running_var
+    if mean is None or variance is None:
+        raise ValueError("a BatchNorm without running statistics cannot be folded")
+    gamma = norm.weight if norm.weight is not None else torch.ones_like(mean)
+    beta = norm.bias if norm.bias is not None else torch.zeros_like(mean)
+    factor = gamma / torch.sqrt(variance + norm.eps)
+    return factor.detach(), (beta - mean * factor).detach()
+
+
+def _input_scales(module: fx.GraphModule) -> dict[fx.Node, float]:
+    """For every layer with weights, the scale of the codes that it reads."""
+    scale_of: dict[fx.Node, float] = {}
+    layers: dict[fx.Node, float] = {}
+    for node in module.graph.nodes:
+        child = module.get_submodule(str(node.target)) if node.op == "call_module" else None
+        if is_activation_quantizer(child):
+            scale_of[node] = activation_numerics(child).scale  # type: ignore[arg-type]
+        elif is_weight_layer(child):
+            layers[node] = scale_of[node.all_input_nodes[0]]
+        elif len(node.all_input_nodes) == 1 and node.all_input_nodes[0] in scale_of:
+            scale_of[node] = scale_of[node.all_input_nodes[0]]  # pooling and reshaping of codes
+    return layers

@@ -1,0 +1,198 @@
+"""Placement: a plain module in, the same module with quantizers where the profile wants them out."""
+
+from __future__ import annotations
+
+import torch
+from torch import fx, nn
+
+from hardbit.quantize.bits import Bits
+from hardbit.quantize.operators import operator_of
+from hardbit.quantize.profiles import Profile, get_profile
+from hardbit.quantize.quantizers import quant_conv, quant_identity, quant_image, quant_linear, quant_relu
+from hardbit_deploy.errors import HardbitError
+
+__all__ = ["quantize", "trace"]
+
+_TRANSPARENT = frozenset({"MaxPool", "Flatten", "Identity"})
+_POOLS = frozenset({"AveragePool", "GlobalAveragePool"})
+
+
+def quantize(module: nn.Module, profile: str | Profile, bits: Bits) -> fx.GraphModule:
+    """`module` with Brevitas layers and quantizers, as an FX graph module; `module` itself is not changed.
+
+    The image is quantized (int8, scale 1/256), ReLU outputs are unsigned, both operands of an Add and the input of every
+    Conv and Gemm are quantized. Scales still have to be calibrated. Raises HardbitError naming the place where the
+    module cannot be traced or holds an operation that the profile does not know.
+    """
+    chosen = get_profile(profile) if isinstance(profile, str) else profile
+    return _Placement(trace(module), chosen, bits).run()
+
+
+def trace(module: nn.Module) -> fx.GraphModule:
+    """FX trace of `module`, or a HardbitError that says where tracing stopped."""
+    try:
+        traced = fx.symbolic_trace(module)
+    except Exception as error:  # FX raises whatever the traced code raises
+        place = type(module).__name__
+        raise HardbitError(
+            f"the network cannot be traced: {error}",
+            where=place,
+            remedy="make its forward() free of control flow that depends on tensor values",
+        ) from error
+    if len([n for n in traced.graph.nodes if n.op == "placeholder"]) != 1:
+        raise HardbitError("the network must take one input, the image", where=type(module).__name__)
+    return traced
+
+
+class _Placement:
+    """State of one pass over the graph: which values are quantized already, and which cannot be negative."""
+
+    def __init__(self, traced: fx.GraphModule, profile: Profile, bits: Bits) -> None:
+        self.module = traced
+        self.graph = traced.graph
+        self.profile = profile
+        self.bits = bits
+        self.quantized: set[fx.Node] = set()
+        self.non_negative: set[fx.Node] = set()
+        self.operators: dict[fx.Node, str] = {}
+
+    def run(self) -> fx.GraphModule:
+        nodes = list(self.graph.nodes)
+        for node in nodes:
+            self.operators[node] = operator_of(self.module, node)
+            if self.operators[node] not in self.profile.operators | {"input", "output"}:
+                raise HardbitError(
+                    f"profile '{self.profile.name}' does not know the operation '{self.operators[node]}'",
+                    where=node_place(node),
+                    remedy=f"it knows {', '.join(sorted(self.profile.operators))}",
+                )
+        heavy = [n for n in nodes if self.operators[n] in ("Conv", "Gemm")]
+        if not heavy:
+            raise HardbitError("there is no Conv or Linear layer to quantize", where=type(self.module).__name__)
+        self.first, self.last = heavy[0], heavy[-1]
+        for node in nodes:
+            self._visit(node, self.operators[node])
+        self.graph.lint()
+        self.module.delete_all_unused_submodules()
+        self.module.recompile()
+        return self.module
+
+    def _visit(self, node: fx.Node, operator: str) -> None:
+        if operator == "input":
+            self._insert_after(node, "input_quant", quant_image())
+        elif operator in ("Conv", "Gemm"):
+            self._ensure_quantized(node, node.all_input_nodes[0])
+            self._replace_layer(node, operator)
+        elif operator == "BatchNormalization":
+            self._check_batch_norm(node)
+        elif operator == "Relu":
+            self._replace_relu(node)
+        elif operator == "Add":
+            self._visit_add(node)
+        elif operator in _TRANSPARENT | _POOLS:
+            self._visit_shape(node, operator)
+        elif operator == "output" and self.operators.get(node.all_input_nodes[0]) not in ("Conv", "Gemm"):
+            raise HardbitError(
+                "the logits must come straight from the last Linear or Conv layer",
+                where=node_place(node.all_input_nodes[0]),
+                remedy="leave Softmax and the like to the evaluation",
+            )
+
+    def _visit_add(self, node: fx.Node) -> None:
+        operands = node.all_input_nodes
+        if len(operands) != 2 or len(node.args) != 2:
+            raise HardbitError("an Add must have two different tensor operands", where=node_place(node))
+        for operand in operands:
+            self._ensure_quantized(node, operand)
+        if all(self._is_non_negative(a) for a in node.all_input_nodes):
+            self.non_negative.add(node)
+
+    def _visit_shape(self, node: fx.Node, operator: str) -> None:
+        source = node.all_input_nodes[0]
+        if self._is_non_negative(source):
+            self.non_negative.add(node)
+        if source in self.quantized and operator in _TRANSPARENT:
+            self.quantized.add(node)
+
+    def _ensure_quantized(self, user: fx.Node, source: fx.Node) -> None:
+        """Put a quantizer on the value `source`, for all who use it, unless it is quantized already."""
+        if source in self.quantized:
+            return
+        only_for_last = user is self.last and self.operators.get(source) in _POOLS | _TRANSPARENT
+        width = self.bits.last_layer if only_for_last else self.bits.activations
+        origin = source
+        while self.operators.get(origin) in _TRANSPARENT and len(origin.users) == 1:
+            origin = origin.all_input_nodes[0]  # quantize before a Flatten, not behind it: engines fuse that form
+        signed = not (self.profile.unsigned_after_relu and self._is_non_negative(origin))
+        self._insert_after(origin, f"{_attribute(origin)}_quant", quant_identity(width, signed=signed))
+        node = source
+        while node is not origin:
+            self.quantized.add(node)
+            node = node.all_input_nodes[0]
+
+    def _insert_after(self, node: fx.Node, name: str, quantizer: nn.Module) -> None:
+        target = _free_name(self.module, name)
+        self.module.add_submodule(target, quantizer)
+        with self.graph.inserting_after(node):
+            inserted = self.graph.call_module(target, (node,))
+        node.replace_all_uses_with(inserted, delete_user_cb=lambda user: user is not inserted)
+        self.quantized.add(inserted)
+        if self._is_non_negative(node):
+            self.non_negative.add(inserted)
+        self.operators[inserted] = "Identity"
+
+    def _replace_layer(self, node: fx.Node, operator: str) -> None:
+        width = self.bits.weights
+        if node is self.first:
+            width = self.bits.first_layer
+        if node is self.last:
+            width = self.bits.last_layer
+        source = self.module.get_submodule(str(node.target))
+        layer = quant_conv(source, width) if operator == "Conv" else quant_linear(source, width)  # type: ignore[arg-type]
+        _set_submodule(self.module, str(node.target), layer)
+
+    def _replace_relu(self, node: fx.Node) -> None:
+        name = str(node.target) if node.op == "call_module" else _free_name(self.module, node.name)
+        if node.op == "call_module" and sum(n.target == node.target for n in self.graph.nodes) > 1:
+            name = _free_name(self.module, f"{node.target}_{node.name}")  # one ReLU module used in several places
+        _set_submodule(self.module, name, quant_relu(self.bits.activations))
+        with self.graph.inserting_after(node):
+            inserted = self.graph.call_module(name, (node.all_input_nodes[0],))
+        node.replace_all_uses_with(inserted)
+        self.graph.erase_node(node)
+        self.quantized.add(inserted)
+        self.non_negative.add(inserted)
+        self.operators[inserted] = "Relu"
+
+    def _check_batch_norm(self, node: fx.Node) -> None:
+        source = node.all_input_nodes[0]
+        if self.operators.get(source) not in ("Conv", "Gemm") or len(source.users) != 1:
+            raise HardbitError(
+                "a BatchNorm must follow one Conv or Linear layer alone, to be folded into it", where=node_place(node)
+            )
+
+    def _is_non_negative(self, node: fx.Node) -> bool:
+        return node in self.non_negative
+
+
+def node_place(node: fx.Node) -> str:
+    """Where a node stands in the user's network, for messages."""
+    return str(node.target) if node.op == "call_module" else node.name
+
+
+def _attribute(node: fx.Node) -> str:
+    return node_place(node).replace(".", "_")
+
+
+def _free_name(module: nn.Module, name: str) -> str:
+    taken = dict(module.named_modules())
+    candidate, count = name.replace(".", "_"), 1
+    while candidate in taken or hasattr(module, candidate):
+        candidate, count = f"{name.replace('.', '_')}_{count}", count + 1
+    return candidate
+
+
+def _set_submodule(module: nn.Module, path: str, child: nn.Module) -> None:
+    parent, _, name = path.rpartition(".")
+    owner = module.get_submodule(parent) if parent else module
+    setattr(owner, name, child)

@@ -1,0 +1,223 @@
+"""The Brevitas layers that hardbit uses: their quantizers, and how to read codes and scales out of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import brevitas.nn as qnn
+import torch
+from brevitas.inject.enum import RestrictValueType, ScalingImplType, ScalingPerOutputType, StatsOp
+from brevitas.quant.base import IntQuant, NarrowIntQuant, UintQuant
+from brevitas.quant.solver.act import ActQuantSolver
+from brevitas.quant.solver.bias import BiasQuantSolver
+from brevitas.quant.solver.weight import WeightQuantSolver
+from torch import Tensor, nn
+
+from hardbit.quantize.scales import INPUT_SCALE, ActivationScale, BiasScale, WeightScale
+
+__all__ = [
+    "ActivationNumerics",
+    "ParameterCodes",
+    "activation_numerics",
+    "activation_scale",
+    "is_activation_quantizer",
+    "is_weight_layer",
+    "parameter_codes",
+    "quant_conv",
+    "quant_identity",
+    "quant_image",
+    "quant_linear",
+    "quant_relu",
+    "set_bias_grid",
+    "weight_scale",
+]
+
+
+class _PerChannel:
+    scaling_per_output_type = ScalingPerOutputType.CHANNEL
+    restrict_scaling_type = RestrictValueType.FP
+    scaling_impl_type = ScalingImplType.STATS  # named for Brevitas' solver; the scaling itself is always handed in
+    scaling_stats_op = StatsOp.MAX
+
+
+class _PerTensor:
+    scaling_per_output_type = ScalingPerOutputType.TENSOR
+    restrict_scaling_type = RestrictValueType.FP
+    scaling_impl_type = ScalingImplType.CONST
+    scaling_init = 1.0
+
+
+class WeightQuant(NarrowIntQuant, WeightQuantSolver):
+    """Symmetric per-channel signed weights, the most negative code unused."""
+
+    scaling_per_output_type = _PerChannel.scaling_per_output_type
+    restrict_scaling_type = _PerChannel.restrict_scaling_type
+    scaling_impl_type = _PerChannel.scaling_impl_type
+    scaling_stats_op = _PerChannel.scaling_stats_op
+    bit_width = 8
+
+
+class BiasQuant(IntQuant, BiasQuantSolver):
+    """int32 bias on a grid of its own."""
+
+    scaling_per_output_type = _PerChannel.scaling_per_output_type
+    restrict_scaling_type = _PerChannel.restrict_scaling_type
+    scaling_impl_type = _PerChannel.scaling_impl_type
+    scaling_stats_op = _PerChannel.scaling_stats_op
+    bit_width = 32
+    requires_input_scale = False
+
+
+class SignedActivationQuant(IntQuant, ActQuantSolver):
+    """Signed activations, zero point 0."""
+
+    scaling_per_output_type = _PerTensor.scaling_per_output_type
+    restrict_scaling_type = _PerTensor.restrict_scaling_type
+    scaling_impl_type = _PerTensor.scaling_impl_type
+    scaling_init = _PerTensor.scaling_init
+    bit_width = 8
+
+
+class UnsignedActivationQuant(UintQuant, ActQuantSolver):
+    """Unsigned activations, zero point 0."""
+
+    scaling_per_output_type = _PerTensor.scaling_per_output_type
+    restrict_scaling_type = _PerTensor.restrict_scaling_type
+    scaling_impl_type = _PerTensor.scaling_impl_type
+    scaling_init = _PerTensor.scaling_init
+    bit_width = 8
+
+
+@dataclass(frozen=True)
+class ActivationNumerics:
+    """What an activation quantizer does: code = clip(round(x / scale), low, high)."""
+
+    scale: float
+    bits: int
+    signed: bool
+
+    @property
+    def low(self) -> int:
+        return -(2 ** (self.bits - 1)) if self.signed else 0
+
+    @property
+    def high(self) -> int:
+        return 2 ** (self.bits - 1) - 1 if self.signed else 2**self.bits - 1
+
+
+@dataclass(frozen=True)
+class ParameterCodes:
+    """Integers of one layer: weight int8 (out, ...), its scale float32 (out,), bias int64 (out,) in units of bias_scale."""
+
+    weight: Tensor
+    weight_scale: Tensor
+    weight_bits: int
+    bias: Tensor
+    bias_scale: Tensor
+
+
+def quant_conv(source: nn.Conv2d, bits: int) -> qnn.QuantConv2d:
+    """`source` with quantized weights; the parameters are shared in value, not in memory."""
+    layer = qnn.QuantConv2d(
+        source.in_channels,
+        source.out_channels,
+        source.kernel_size,
+        stride=source.stride,
+        padding=source.padding,
+        dilation=source.dilation,
+        groups=source.groups,
+        bias=source.bias is not None,
+        weight_quant=WeightQuant,
+        weight_bit_width=bits,
+        weight_scaling_impl=WeightScale(source.weight, bits),
+    )
+    return _with_parameters(layer, source)
+
+
+def quant_linear(source: nn.Linear, bits: int) -> qnn.QuantLinear:
+    """`source` with quantized weights."""
+    layer = qnn.QuantLinear(
+        source.in_features,
+        source.out_features,
+        bias=source.bias is not None,
+        weight_quant=WeightQuant,
+        weight_bit_width=bits,
+        weight_scaling_impl=WeightScale(source.weight, bits),
+    )
+    return _with_parameters(layer, source)
+
+
+def quant_relu(bits: int) -> qnn.QuantReLU:
+    """ReLU and an unsigned quantizer."""
+    scale = ActivationScale(2**bits - 1)
+    return qnn.QuantReLU(act_quant=UnsignedActivationQuant, bit_width=bits, scaling_impl=scale)
+
+
+def quant_identity(bits: int, *, signed: bool) -> qnn.QuantIdentity:
+    """A quantizer alone."""
+    numerics = ActivationNumerics(1.0, bits, signed)
+    quant = SignedActivationQuant if signed else UnsignedActivationQuant
+    return qnn.QuantIdentity(act_quant=quant, bit_width=bits, scaling_impl=ActivationScale(numerics.high))
+
+
+def quant_image() -> qnn.QuantIdentity:
+    """The image as it is: centred pixels are int8 codes at scale 1/256, nothing is lost."""
+    layer = quant_identity(8, signed=True)
+    scale = activation_scale(layer)
+    scale.value.fill_(INPUT_SCALE)
+    scale.is_fixed = True
+    return layer
+
+
+def is_activation_quantizer(module: object) -> bool:
+    return isinstance(module, qnn.QuantReLU | qnn.QuantIdentity)
+
+
+def is_weight_layer(module: object) -> bool:
+    return isinstance(module, qnn.QuantConv2d | qnn.QuantLinear)
+
+
+def activation_scale(layer: nn.Module) -> ActivationScale:
+    return layer.act_quant.fused_activation_quant_proxy.tensor_quant.scaling_impl  # type: ignore[union-attr, return-value]
+
+
+def weight_scale(layer: nn.Module) -> WeightScale:
+    return layer.weight_quant.tensor_quant.scaling_impl  # type: ignore[union-attr, return-value]
+
+
+def activation_numerics(layer: nn.Module) -> ActivationNumerics:
+    """Scale, width and sign of an activation quantizer."""
+    tensor_quant = layer.act_quant.fused_activation_quant_proxy.tensor_quant  # type: ignore[union-attr]
+    bits = int(tensor_quant.msb_clamp_bit_width_impl())  # type: ignore[operator, union-attr]
+    signed = bool(tensor_quant.int_quant.signed)  # type: ignore[union-attr]
+    return ActivationNumerics(float(activation_scale(layer).value), bits, signed)
+
+
+def parameter_codes(layer: nn.Module) -> ParameterCodes:
+    """The integers that the frozen `layer` computes with, read from Brevitas' own quantized tensors."""
+    with torch.no_grad():
+        weight = layer.quant_weight()  # type: ignore[operator]
+        bias = layer.quant_bias()  # type: ignore[operator]
+        scale = weight.scale.flatten().to(torch.float32)
+        codes = torch.round(weight.value / weight.scale)
+        bias_codes = torch.round(bias.value.double() / bias.scale.double())
+    return ParameterCodes(
+        weight=codes.to(torch.int8),
+        weight_scale=scale,
+        weight_bits=int(weight.bit_width),
+        bias=bias_codes.to(torch.int64),
+        bias_scale=bias.scale.to(torch.float32),
+    )
+
+
+def set_bias_grid(layer: nn.Module, grid: Tensor) -> None:
+    """Quantize the bias of `layer` to multiples of `grid` (out,), as an int32 accumulator does."""
+    layer.bias_quant = layer.bias_quant.__class__(layer, BiasQuant.let(scaling_impl=BiasScale(grid)))  # type: ignore[misc]
+
+
+def _with_parameters(layer: nn.Module, source: nn.Module) -> nn.Module:
+    with torch.no_grad():
+        layer.weight.copy_(source.weight)  # type: ignore[operator, union-attr, arg-type]
+        if source.bias is not None:
+            layer.bias.copy_(source.bias)  # type: ignore[operator, union-attr, arg-type]
+    return layer
