@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 
 import pytest
+
 from hardbit_deploy import storage
 from hardbit_deploy.errors import BundleError, HardbitError
 
@@ -60,15 +61,15 @@ def test_a_failed_body_keeps_the_old_folder(tmp_path, monkeypatch, exchange):
         with storage.replace_directory(tmp_path / "out") as folder:
             (folder / content).write_text("x")
 
-    class Interrupted(Exception):
+    class InterruptedBuildError(Exception):
         pass
 
     def half_written() -> None:
         with storage.replace_directory(tmp_path / "out") as folder:
             (folder / "half").write_text("x")
-            raise Interrupted
+            raise InterruptedBuildError
 
-    with pytest.raises(Interrupted):
+    with pytest.raises(InterruptedBuildError):
         half_written()
     assert names_in(tmp_path / "out") == ["first"]
     assert names_in(tmp_path) == ["out"]
