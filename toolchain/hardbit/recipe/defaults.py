@@ -1,0 +1,104 @@
+"""Defaults that depend on another part of the recipe, filled into the document before it is validated.
+
+A document may be wrong in any way; what cannot be resolved is left for the validation to name.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+__all__ = ["DATA_SETS", "INPUT_SHAPES", "NETWORK_OPTIONS", "SUITES", "resolve_defaults"]
+
+NETWORK_OPTIONS: dict[str, dict[str, Any]] = {
+    "lenet": {"channels": [16, 32], "hidden": 100},
+    "resnet8": {"width": 16},
+    "resnet20": {"width": 16},
+}
+INPUT_SHAPES = {"lenet": [1, 28, 28], "resnet8": [3, 32, 32], "resnet20": [3, 32, 32]}
+
+DATA_SETS: dict[str, dict[str, Any]] = {
+    # The radii that the field accepts, 0.1 and 1.5, in grey levels; L-inf on the grid of bytes.
+    "fashion-mnist": {"classes": 10, "eps_255": {"linf": 25.0, "l2": 382.5}},
+}
+
+SUITES: dict[str, dict[str, Any]] = {
+    "quick": {"steps": 10, "restarts": 1, "losses": ["cross_entropy"], "seed": 0},
+    "standard": {"steps": 20, "restarts": 3, "losses": ["cross_entropy", "margin"], "seed": 0},
+}
+
+_PGD_STEPS = 7  # Madry et al. (2018)
+_PGD_REACH = 2.5  # total length of the steps in units of eps, same source; one step never leaps across the ball
+_FGSM_RANDOM_START_STEP = 1.25  # step in units of eps, Wong, Rice, Kolter (2020)
+
+
+def resolve_defaults(document: dict[str, Any]) -> dict[str, Any]:
+    """A copy of `document` in which every default that depends on other values is written out."""
+    resolved = copy.deepcopy(document)
+    _network(_section(resolved, "network"))
+    _threat_model(_section(resolved, "threat_model"), _section(resolved, "data").get("set"))
+    _suite(_section(resolved, "suite"))
+    phases = _section(resolved, "training").get("phases")
+    for phase in phases if isinstance(phases, list) else []:
+        if isinstance(phase, dict):
+            _phase(phase, _section(resolved, "threat_model").get("eps_255"))
+    return resolved
+
+
+def _section(document: dict[str, Any], name: str) -> dict[str, Any]:
+    """The table `name`, made if it is absent; a stray empty one if a user wrote something else in its place."""
+    section = document.setdefault(name, {})
+    return section if isinstance(section, dict) else {}
+
+
+def _network(network: dict[str, Any]) -> None:
+    architecture = network.get("architecture")
+    if not isinstance(architecture, str) or architecture not in NETWORK_OPTIONS:
+        network.setdefault("input_shape", [1, 1, 1])  # the architecture is the mistake to name, not this
+        return
+    network.setdefault("input_shape", list(INPUT_SHAPES[architecture]))
+    for option, value in NETWORK_OPTIONS[architecture].items():
+        network.setdefault(option, copy.copy(value))
+
+
+def _threat_model(threat_model: dict[str, Any], data_set: object) -> None:
+    norm = threat_model.setdefault("norm", "linf")
+    known = DATA_SETS.get(data_set) if isinstance(data_set, str) else None
+    if known and isinstance(norm, str) and norm in known["eps_255"]:
+        threat_model.setdefault("eps_255", known["eps_255"][norm])
+
+
+def _suite(suite: dict[str, Any]) -> None:
+    name = suite.get("name", "standard")
+    if not isinstance(name, str) or name not in ("custom", *SUITES):
+        base = SUITES["standard"]  # the name is the mistake to report
+    else:
+        base = SUITES.get(name, SUITES["standard"])
+    for key, value in base.items():
+        suite.setdefault(key, copy.copy(value))
+    overridden = any(suite[key] != value for key, value in base.items())
+    suite["name"] = "custom" if overridden and name in SUITES else name
+
+
+def _phase(phase: dict[str, Any], threat_eps: object) -> None:
+    adversary = phase.setdefault("adversary", "pgd")
+    if adversary == "none":
+        for key, value in {"steps": 0, "step_size_255": 0.0, "eps_255": 0.0, "random_start": False}.items():
+            phase.setdefault(key, value)
+        return
+    phase.setdefault("eps_255", threat_eps if _is_number(threat_eps) else 1.0)
+    phase.setdefault("steps", _PGD_STEPS if adversary == "pgd" else 1)
+    phase.setdefault("random_start", True)
+    eps, steps = phase["eps_255"], phase["steps"]
+    if not _is_number(eps) or not _is_number(steps) or steps < 1:
+        phase.setdefault("step_size_255", 1.0)  # eps or steps is the mistake to report
+    elif adversary == "pgd":
+        phase.setdefault("step_size_255", min(_PGD_REACH * eps / steps, float(eps)))
+    elif adversary == "fgsm" and phase["random_start"] is True:
+        phase.setdefault("step_size_255", _FGSM_RANDOM_START_STEP * eps)
+    else:
+        phase.setdefault("step_size_255", float(eps))
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)

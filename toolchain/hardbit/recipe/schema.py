@@ -1,0 +1,260 @@
+"""The sections of a recipe, as frozen pydantic models. A section holds no default that depends on another section:
+those are filled in by `hardbit.recipe.defaults` before validation, so that every field here has its value.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
+
+from hardbit.recipe.toml_text import to_toml
+
+__all__ = [
+    "Data",
+    "Evaluation",
+    "Gate",
+    "Network",
+    "Phase",
+    "Quantization",
+    "Recipe",
+    "Suite",
+    "Target",
+    "ThreatModel",
+    "Training",
+]
+
+Bits = Literal[8, 7, 4, 3, 2]
+Augmentation = Literal["crop", "flip"]
+Loss = Literal["cross_entropy", "margin"]
+Rate = Annotated[float, Field(ge=0, le=1)]
+Margin = Annotated[float, Field(gt=0, lt=1)]
+Positive = Annotated[float, Field(gt=0)]
+Count = Annotated[int, Field(ge=1)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+Shape = Annotated[tuple[Count, Count, Count], Field(strict=False)]
+FileName = Annotated[str, Field(min_length=1)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class Network(_Section):
+    """[network]: which architecture of `hardbit.nets`, and its options."""
+
+    architecture: Literal["lenet", "resnet8", "resnet20"]
+    classes: Count = 10
+    input_shape: Shape
+    """(channels, height, width)"""
+    channels: Annotated[tuple[Count, Count], Field(strict=False)] | None = None
+    """lenet: widths of the two convolutions."""
+    hidden: Count | None = None
+    """lenet: width of the first fully connected layer."""
+    width: Count | None = None
+    """resnet8, resnet20: width of the first stage."""
+
+    def options(self) -> dict[str, Any]:
+        """The keyword arguments of `hardbit.nets.build(architecture, **options)`."""
+        return self.model_dump(exclude={"architecture"}, exclude_none=True)
+
+
+class Evaluation(_Section):
+    """[data] evaluation: the images that the verdict is about, the first `count` of a split."""
+
+    split: Literal["test"] = "test"
+    count: Count = 2000
+    file: FileName | None = None
+    """An .npz that carries them, relative to the recipe; without it they come from the data set."""
+
+
+class Data(_Section):
+    """[data]: the image set, what is held out of its train split, and the evaluation images."""
+
+    set: Annotated[str, Field(pattern=r"^(fashion-mnist|npz:.+)$")]
+    validation: Annotated[int, Field(ge=0)] = 0
+    """Images carved from the train split by the training seed: never trained on, measured when training ends."""
+    evaluation: Evaluation = Evaluation()
+
+
+class Quantization(_Section):
+    """[quantization]: the numerics profile and bits by kind of layer. The image itself always has 8 bits."""
+
+    profile: str = "onnxruntime"
+    weights: Bits = 8
+    activations: Bits = 8
+    first_layer: Bits = 8
+    last_layer: Bits = 8
+
+
+class Phase(_Section):
+    """[[training.phases]]: some epochs against one adversary."""
+
+    epochs: Count
+    adversary: Literal["none", "fgsm", "n-fgsm", "pgd"]
+    steps: Annotated[int, Field(ge=0)]
+    step_size_255: Annotated[float, Field(ge=0)]
+    """Length of a step in grey levels."""
+    eps_255: Annotated[float, Field(ge=0)]
+    """Radius in grey levels."""
+    random_start: bool
+    learning_rate: Positive = 0.002
+    """The peak of the schedule."""
+    schedule: Literal["one-cycle", "cosine", "constant"] = "one-cycle"
+    optimiser: Literal["adam", "sgd"] = "adam"
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    frozen: bool = False
+    """BatchNorm is folded and scales stand still: the arithmetic of the engine. Later phases must be frozen too."""
+
+
+class Training(_Section):
+    """[training]: what holds for all phases, and the phases in order."""
+
+    phases: Annotated[tuple[Phase, ...], Field(strict=False)]
+    seed: Seed = 0
+    threads: Count = 1
+    """Threads of PyTorch; the weights are the same bit for bit only for the same number."""
+    batch_size: Count = 128
+    augmentation: Annotated[tuple[Augmentation, ...], Field(strict=False)] = ()
+
+
+class ThreatModel(_Section):
+    """[threat_model]: the norm and radius of the attacks, in grey levels on the grid of bytes."""
+
+    norm: Literal["linf", "l2"]
+    eps_255: Positive
+
+
+class Suite(_Section):
+    """[suite]: how the engine is attacked. `custom` is a named suite with something overridden."""
+
+    name: Literal["quick", "standard", "custom"]
+    steps: Count
+    restarts: Count
+    losses: Annotated[tuple[Loss, ...], Field(strict=False)]
+    seed: Seed = 0
+
+
+class Target(_Section):
+    """[target]: which engine the network is lowered to."""
+
+    name: Literal["onnxruntime"] = "onnxruntime"
+
+
+class RateRule(_Section):
+    """A promised rate: passes when the lower bound of what was seen is above reference - margin."""
+
+    reference: Rate
+    margin: Margin = 0.01
+
+
+class BaselineRule(_Section):
+    """Paired comparison with an earlier result on the same images."""
+
+    result: FileName
+    margin: Margin = 0.01
+
+
+class LatencyRule(_Section):
+    """Limits of one query's latency, in milliseconds."""
+
+    max_p50_ms: Positive | None = None
+    max_p90_ms: Positive | None = None
+    max_p99_ms: Positive | None = None
+
+
+class EnvironmentRule(_Section):
+    """What the machine must be for the verdict to count."""
+
+    machine: str | None = None
+    onnxruntime: str | None = None
+    min_grade: Literal["A", "B", "C"] | None = None
+
+
+class GateSettings(_Section):
+    """Confidence of every bound, and the power that a count of images must have."""
+
+    confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
+    power: Annotated[float, Field(gt=0, lt=1)] = 0.80
+
+
+class Gate(_Section):
+    """[gate]: the rules of the verdict; a section that is absent sets no rule."""
+
+    clean: RateRule | None = None
+    robust: RateRule | None = None
+    baseline: BaselineRule | None = None
+    latency: LatencyRule | None = None
+    environment: EnvironmentRule | None = None
+    settings: GateSettings = GateSettings()
+
+    def document(self) -> dict[str, Any]:
+        """The same as plain data, in the form of gate.toml and of the bundle's manifest."""
+        return self.model_dump(mode="json", exclude_none=True)
+
+
+class Recipe(_Section):
+    """Everything from the network to the gate. Made by `load_recipe`, which also checks how the sections fit."""
+
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
+    weights: Annotated[str, Field(pattern=r"\.safetensors$")] = "weights.safetensors"
+    """The file of trained weights, relative to the recipe."""
+    network: Network
+    data: Data
+    quantization: Quantization = Quantization()
+    training: Training
+    threat_model: ThreatModel
+    suite: Suite
+    target: Target = Target()
+    gate: Gate = Gate()
+    _folder: Path = PrivateAttr(default=Path())
+
+    @property
+    def folder(self) -> Path:
+        """The folder of the recipe's file, which relative paths in it start from."""
+        return self._folder
+
+    @property
+    def weights_path(self) -> Path:
+        """Where shipped weights lie, whether or not they exist."""
+        return self._folder / self.weights
+
+    @property
+    def data_set(self) -> str:
+        """`data.set` for `hardbit.data.load_images`, with the path of an npz file made absolute."""
+        kind, separator, file = self.data.set.partition(":")
+        return f"{kind}:{(self._folder / file).resolve()}" if separator else kind
+
+    @property
+    def evaluation_set(self) -> str:
+        """The set that the evaluation images are loaded from, for `hardbit.data.load_images`."""
+        file = self.data.evaluation.file
+        return f"npz:{(self._folder / file).resolve()}" if file else self.data_set
+
+    def document(self) -> dict[str, Any]:
+        """The resolved recipe as plain data: JSON types only, nothing absent that has a value."""
+        return self.model_dump(mode="json", exclude_none=True)
+
+    def resolved_toml(self) -> str:
+        """The recipe with every default written out; it loads to an equal recipe from the same folder."""
+        return f"# hardbit recipe '{self.name}', every default resolved\n{to_toml(self.document())}"
+
+    def training_digest(self) -> str:
+        """SHA-256 of what decides the weights: network, training data, quantization, training and threat model."""
+        return self.digest("network", "data.set", "data.validation", "quantization", "training", "threat_model")
+
+    def digest(self, *parts: str) -> str:
+        """SHA-256 of the named parts of the resolved recipe (`section` or `section.key`); of all of it for none."""
+        document = self.document()
+        chosen = {part: _at(document, part) for part in parts} if parts else document
+        return hashlib.sha256(json.dumps(chosen, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def _at(document: dict[str, Any], part: str) -> Any:
+    value: Any = document
+    for key in part.split("."):
+        value = value.get(key)
+    return value
