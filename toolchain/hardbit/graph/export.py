@@ -1,13 +1,15 @@
 """Export: a frozen quantized module to the canonical ONNX graph.
 
 The graph is written straight from the FX graph, because hardbit already knows every operator in it: weights are integer
-initializers, zero points are explicit, the width of each quantizer is in its node's metadata, nothing is left to constant
-folding. (Brevitas' own exporter leaves initializers among the inputs, puts Clips on weights, and cannot write 1 bit.)
+initializers, zero points are explicit, the width of each quantizer is in its node's metadata, nothing is left to
+constant folding. (Brevitas' own exporter leaves initializers among the inputs, puts Clips on weights, and cannot
+write 1 bit.)
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import onnx
@@ -77,16 +79,16 @@ class _Writer:
 
     def _write(self, node: fx.Node, operator: str) -> str:
         inputs = [self.values[source] for source in node.all_input_nodes]
-        child = self.module.get_submodule(str(node.target)) if node.op == "call_module" else None
+        child: Any = self.module.get_submodule(str(node.target)) if node.op == "call_module" else None
         name = node_place(node)
         if operator == "Quantize" and child is not None:
             return self._write_quantizer(child, name, inputs[0])
         if operator == "Conv" and child is not None:
             attributes = {
-                "kernel_shape": list(child.kernel_size),  # type: ignore[arg-type]
-                "strides": list(child.stride),  # type: ignore[arg-type]
+                "kernel_shape": list(child.kernel_size),
+                "strides": list(child.stride),
                 "pads": _pads(child.padding, name),
-                "dilations": list(child.dilation),  # type: ignore[arg-type]
+                "dilations": list(child.dilation),
                 "group": child.groups,
             }
             return self._node("Conv", [inputs[0], *self._parameters(child, name)], name, **attributes)
@@ -148,7 +150,7 @@ class _Writer:
         self.initializers.append(numpy_helper.from_array(np.asarray(value), name))
         return name
 
-    def _node(self, operator: str, inputs: list[str], name: str, bits: int | None = None, **attributes: object) -> str:
+    def _node(self, operator: str, inputs: list[str], name: str, bits: int | None = None, **attributes: Any) -> str:
         node = helper.make_node(operator, inputs, [f"{name}.out"], name=name, **attributes)
         if bits is not None:
             entry = node.metadata_props.add()
@@ -157,7 +159,7 @@ class _Writer:
         return node.output[0]
 
 
-def _pads(padding: object, name: str) -> list[int]:
+def _pads(padding: Any, name: str) -> list[int]:
     if isinstance(padding, str):
         raise HardbitError(
             f"padding='{padding}' is not exported", where=name, remedy="give the padding as numbers of pixels"
@@ -166,13 +168,14 @@ def _pads(padding: object, name: str) -> list[int]:
     return [height, width, height, width]
 
 
-def _pool_attributes(node: fx.Node, child: nn.Module | None, operator: str) -> dict[str, object]:
-    """Attributes of a pooling module, or of the same call as a function, read by binding it to the module's signature."""
+def _pool_attributes(node: fx.Node, child: Any, operator: str) -> dict[str, Any]:
+    """Attributes of a pooling module, or of the same call as a function, read by binding it to the module's
+    signature."""
     if child is None:
-        kind = nn.MaxPool2d if operator == "MaxPool" else nn.AvgPool2d
-        child = kind(*node.args[1:], **{k: v for k, v in node.kwargs.items() if k != "input"})  # type: ignore[arg-type]
+        kind: Any = nn.MaxPool2d if operator == "MaxPool" else nn.AvgPool2d
+        child = kind(*node.args[1:], **{k: v for k, v in node.kwargs.items() if k != "input"})
     kernel = _pair(child.kernel_size)
-    attributes: dict[str, object] = {
+    attributes: dict[str, Any] = {
         "kernel_shape": kernel,
         "strides": _pair(child.stride if child.stride is not None else child.kernel_size),
         "pads": _pads(child.padding, node_place(node)),
@@ -187,8 +190,8 @@ def _pool_attributes(node: fx.Node, child: nn.Module | None, operator: str) -> d
     return attributes
 
 
-def _pair(value: object) -> list[int]:
-    return [int(v) for v in value] if isinstance(value, Sequence) else [int(value)] * 2  # type: ignore[call-overload]
+def _pair(value: Any) -> list[int]:
+    return [int(v) for v in value] if isinstance(value, Sequence) else [int(value)] * 2
 
 
 def _classes(module: fx.GraphModule, input_shape: Sequence[int]) -> int:

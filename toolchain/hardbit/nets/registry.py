@@ -59,8 +59,9 @@ def build(name: str, **options: Any) -> nn.Module:
 
 def default_input_shape(name: str) -> tuple[int, int, int]:
     """The image shape (channels, height, width) that network `name` is made for."""
-    shape = build(name).input_shape
-    return tuple(shape)  # type: ignore[arg-type, return-value]
+    network: Any = build(name)
+    channels, height, width = network.input_shape
+    return channels, height, width
 
 
 def _load() -> None:

@@ -1,7 +1,7 @@
 """Quantization as something that is applied to a plain module: quantizers are placed on its FX graph by a profile.
 
-The order is quantize -> calibrate -> (train) -> freeze -> (train) -> `hardbit.graph.export`. Every scale is chosen so that the
-arithmetic of the network is exact in float32 (see `hardbit.quantize.scales`).
+The order is quantize -> calibrate -> (train) -> freeze -> (train) -> `hardbit.graph.export`. Every scale is chosen so
+that the arithmetic of the network is exact in float32 (see `hardbit.quantize.scales`).
 """
 
 from hardbit.quantize.bits import Bits

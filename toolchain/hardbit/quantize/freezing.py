@@ -1,8 +1,10 @@
-"""Freezing: BatchNorm is folded, every scale becomes a constant, every bias goes to the grid of its int32 accumulator."""
+"""Freezing: BatchNorm is folded, every scale becomes a constant, every bias goes to the grid of its int32
+accumulator."""
 
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
@@ -28,10 +30,10 @@ def freeze(module: fx.GraphModule) -> fx.GraphModule:
     fold_batch_norm(frozen)
     input_scales = _input_scales(frozen)
     for node, input_scale in input_scales.items():
-        layer = frozen.get_submodule(str(node.target))
+        layer: Any = frozen.get_submodule(str(node.target))
         if layer.bias is None:
-            layer.bias = nn.Parameter(torch.zeros(layer.weight.shape[0]))  # type: ignore[union-attr, index]
-        weight_scale(layer).freeze(layer.weight)  # type: ignore[arg-type]
+            layer.bias = nn.Parameter(torch.zeros(layer.weight.shape[0]))
+        weight_scale(layer).freeze(layer.weight)
         grid = weight_scale(layer).fixed.flatten() * input_scale
         set_bias_grid(layer, grid)
     return frozen
@@ -47,14 +49,14 @@ def fold_batch_norm(module: fx.GraphModule) -> None:
         norm = module.get_submodule(str(node.target)) if node.op == "call_module" else None
         if not isinstance(norm, nn.BatchNorm1d | nn.BatchNorm2d):
             continue
-        layer = module.get_submodule(str(node.all_input_nodes[0].target))
+        layer: Any = module.get_submodule(str(node.all_input_nodes[0].target))
         with torch.no_grad():
             factor, shift = _affine(norm)
-            weight: Tensor = layer.weight  # type: ignore[assignment]
+            weight: Tensor = layer.weight
             weight.mul_(factor.view(-1, *[1] * (weight.dim() - 1)))
             weight_scale(layer).rescale(factor)
             bias = layer.bias if layer.bias is not None else torch.zeros_like(shift)
-            layer.bias = nn.Parameter(bias.detach() * factor + shift)  # type: ignore[operator, union-attr]
+            layer.bias = nn.Parameter(bias.detach() * factor + shift)
         node.replace_all_uses_with(node.all_input_nodes[0])
         module.graph.erase_node(node)
     module.delete_all_unused_submodules()
@@ -78,7 +80,7 @@ def _input_scales(module: fx.GraphModule) -> dict[fx.Node, float]:
     for node in module.graph.nodes:
         child = module.get_submodule(str(node.target)) if node.op == "call_module" else None
         if is_activation_quantizer(child):
-            scale_of[node] = activation_numerics(child).scale  # type: ignore[arg-type]
+            scale_of[node] = activation_numerics(child).scale
         elif is_weight_layer(child):
             layers[node] = scale_of[node.all_input_nodes[0]]
         elif len(node.all_input_nodes) == 1 and node.all_input_nodes[0] in scale_of:

@@ -40,7 +40,8 @@ _METHODS = {"add": "Add", "relu": "Relu", "flatten": "Flatten"}
 
 
 def operator_of(module: nn.Module, node: fx.Node) -> str:
-    """The ONNX operator that `node` stands for, "input" or "output"; else the name of what it calls, which nobody knows.
+    """The ONNX operator that `node` stands for, "input" or "output"; else the name of what it calls, which nobody
+    knows.
 
     A global pool is an adaptive average pool to 1x1; to other sizes it has no counterpart in ONNX.
     """

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import torch
+from typing import Any
+
 from torch import fx, nn
 
 from hardbit.quantize.bits import Bits
@@ -20,9 +21,9 @@ _POOLS = frozenset({"AveragePool", "GlobalAveragePool"})
 def quantize(module: nn.Module, profile: str | Profile, bits: Bits) -> fx.GraphModule:
     """`module` with Brevitas layers and quantizers, as an FX graph module; `module` itself is not changed.
 
-    The image is quantized (int8, scale 1/256), ReLU outputs are unsigned, both operands of an Add and the input of every
-    Conv and Gemm are quantized. Scales still have to be calibrated. Raises HardbitError naming the place where the
-    module cannot be traced or holds an operation that the profile does not know.
+    The image is quantized (int8, scale 1/256), ReLU outputs are unsigned, both operands of an Add and the input of
+    every Conv and Gemm are quantized. Scales still have to be calibrated. Raises HardbitError naming the place where
+    the module cannot be traced or holds an operation that the profile does not know.
     """
     chosen = get_profile(profile) if isinstance(profile, str) else profile
     return _Placement(trace(module), chosen, bits).run()
@@ -147,8 +148,8 @@ class _Placement:
             width = self.bits.first_layer
         if node is self.last:
             width = self.bits.last_layer
-        source = self.module.get_submodule(str(node.target))
-        layer = quant_conv(source, width) if operator == "Conv" else quant_linear(source, width)  # type: ignore[arg-type]
+        source: Any = self.module.get_submodule(str(node.target))
+        layer = quant_conv(source, width) if operator == "Conv" else quant_linear(source, width)
         _set_submodule(self.module, str(node.target), layer)
 
     def _replace_relu(self, node: fx.Node) -> None:

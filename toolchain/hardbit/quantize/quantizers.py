@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import brevitas.nn as qnn
 import torch
@@ -33,37 +34,23 @@ __all__ = [
 ]
 
 
-class _PerChannel:
-    scaling_per_output_type = ScalingPerOutputType.CHANNEL
-    restrict_scaling_type = RestrictValueType.FP
-    scaling_impl_type = ScalingImplType.STATS  # named for Brevitas' solver; the scaling itself is always handed in
-    scaling_stats_op = StatsOp.MAX
-
-
-class _PerTensor:
-    scaling_per_output_type = ScalingPerOutputType.TENSOR
-    restrict_scaling_type = RestrictValueType.FP
-    scaling_impl_type = ScalingImplType.CONST
-    scaling_init = 1.0
-
-
 class WeightQuant(NarrowIntQuant, WeightQuantSolver):
     """Symmetric per-channel signed weights, the most negative code unused."""
 
-    scaling_per_output_type = _PerChannel.scaling_per_output_type
-    restrict_scaling_type = _PerChannel.restrict_scaling_type
-    scaling_impl_type = _PerChannel.scaling_impl_type
-    scaling_stats_op = _PerChannel.scaling_stats_op
+    scaling_per_output_type = ScalingPerOutputType.CHANNEL
+    restrict_scaling_type = RestrictValueType.FP
+    scaling_impl_type = ScalingImplType.STATS  # for Brevitas' solver only: the scaling is handed in
+    scaling_stats_op = StatsOp.MAX
     bit_width = 8
 
 
 class BiasQuant(IntQuant, BiasQuantSolver):
     """int32 bias on a grid of its own."""
 
-    scaling_per_output_type = _PerChannel.scaling_per_output_type
-    restrict_scaling_type = _PerChannel.restrict_scaling_type
-    scaling_impl_type = _PerChannel.scaling_impl_type
-    scaling_stats_op = _PerChannel.scaling_stats_op
+    scaling_per_output_type = ScalingPerOutputType.CHANNEL
+    restrict_scaling_type = RestrictValueType.FP
+    scaling_impl_type = ScalingImplType.STATS  # for Brevitas' solver only: the scaling is handed in
+    scaling_stats_op = StatsOp.MAX
     bit_width = 32
     requires_input_scale = False
 
@@ -71,20 +58,20 @@ class BiasQuant(IntQuant, BiasQuantSolver):
 class SignedActivationQuant(IntQuant, ActQuantSolver):
     """Signed activations, zero point 0."""
 
-    scaling_per_output_type = _PerTensor.scaling_per_output_type
-    restrict_scaling_type = _PerTensor.restrict_scaling_type
-    scaling_impl_type = _PerTensor.scaling_impl_type
-    scaling_init = _PerTensor.scaling_init
+    scaling_per_output_type = ScalingPerOutputType.TENSOR
+    restrict_scaling_type = RestrictValueType.FP
+    scaling_impl_type = ScalingImplType.CONST
+    scaling_init = 1.0
     bit_width = 8
 
 
 class UnsignedActivationQuant(UintQuant, ActQuantSolver):
     """Unsigned activations, zero point 0."""
 
-    scaling_per_output_type = _PerTensor.scaling_per_output_type
-    restrict_scaling_type = _PerTensor.restrict_scaling_type
-    scaling_impl_type = _PerTensor.scaling_impl_type
-    scaling_init = _PerTensor.scaling_init
+    scaling_per_output_type = ScalingPerOutputType.TENSOR
+    restrict_scaling_type = RestrictValueType.FP
+    scaling_impl_type = ScalingImplType.CONST
+    scaling_init = 1.0
     bit_width = 8
 
 
@@ -107,7 +94,8 @@ class ActivationNumerics:
 
 @dataclass(frozen=True)
 class ParameterCodes:
-    """Integers of one layer: weight int8 (out, ...), its scale float32 (out,), bias int64 (out,) in units of bias_scale."""
+    """Integers of one layer: weight int8 (out, ...), its scale float32 (out,), bias int64 (out,) in units of
+    bias_scale."""
 
     weight: Tensor
     weight_scale: Tensor
@@ -177,27 +165,27 @@ def is_weight_layer(module: object) -> bool:
     return isinstance(module, qnn.QuantConv2d | qnn.QuantLinear)
 
 
-def activation_scale(layer: nn.Module) -> ActivationScale:
-    return layer.act_quant.fused_activation_quant_proxy.tensor_quant.scaling_impl  # type: ignore[union-attr, return-value]
+def activation_scale(layer: Any) -> ActivationScale:
+    return layer.act_quant.fused_activation_quant_proxy.tensor_quant.scaling_impl
 
 
-def weight_scale(layer: nn.Module) -> WeightScale:
-    return layer.weight_quant.tensor_quant.scaling_impl  # type: ignore[union-attr, return-value]
+def weight_scale(layer: Any) -> WeightScale:
+    return layer.weight_quant.tensor_quant.scaling_impl
 
 
-def activation_numerics(layer: nn.Module) -> ActivationNumerics:
+def activation_numerics(layer: Any) -> ActivationNumerics:
     """Scale, width and sign of an activation quantizer."""
-    tensor_quant = layer.act_quant.fused_activation_quant_proxy.tensor_quant  # type: ignore[union-attr]
-    bits = int(tensor_quant.msb_clamp_bit_width_impl())  # type: ignore[operator, union-attr]
-    signed = bool(tensor_quant.int_quant.signed)  # type: ignore[union-attr]
+    tensor_quant = layer.act_quant.fused_activation_quant_proxy.tensor_quant
+    bits = int(tensor_quant.msb_clamp_bit_width_impl())
+    signed = bool(tensor_quant.int_quant.signed)
     return ActivationNumerics(float(activation_scale(layer).value), bits, signed)
 
 
-def parameter_codes(layer: nn.Module) -> ParameterCodes:
+def parameter_codes(layer: Any) -> ParameterCodes:
     """The integers that the frozen `layer` computes with, read from Brevitas' own quantized tensors."""
     with torch.no_grad():
-        weight = layer.quant_weight()  # type: ignore[operator]
-        bias = layer.quant_bias()  # type: ignore[operator]
+        weight = layer.quant_weight()
+        bias = layer.quant_bias()
         scale = weight.scale.flatten().to(torch.float32)
         codes = torch.round(weight.value / weight.scale)
         bias_codes = torch.round(bias.value.double() / bias.scale.double())
@@ -210,14 +198,14 @@ def parameter_codes(layer: nn.Module) -> ParameterCodes:
     )
 
 
-def set_bias_grid(layer: nn.Module, grid: Tensor) -> None:
+def set_bias_grid(layer: Any, grid: Tensor) -> None:
     """Quantize the bias of `layer` to multiples of `grid` (out,), as an int32 accumulator does."""
-    layer.bias_quant = layer.bias_quant.__class__(layer, BiasQuant.let(scaling_impl=BiasScale(grid)))  # type: ignore[misc]
+    layer.bias_quant = layer.bias_quant.__class__(layer, BiasQuant.let(scaling_impl=BiasScale(grid)))
 
 
-def _with_parameters(layer: nn.Module, source: nn.Module) -> nn.Module:
+def _with_parameters(layer: Any, source: Any) -> Any:
     with torch.no_grad():
-        layer.weight.copy_(source.weight)  # type: ignore[operator, union-attr, arg-type]
+        layer.weight.copy_(source.weight)
         if source.bias is not None:
-            layer.bias.copy_(source.bias)  # type: ignore[operator, union-attr, arg-type]
+            layer.bias.copy_(source.bias)
     return layer

@@ -1,9 +1,10 @@
 """Scales that make the arithmetic exact.
 
-An activation scale is a power of two, a weight scale has a significand of `SIGNIFICAND_BITS` bits. Then every product of
-a code and a scale, and every sum of such products while |accumulator| * 2**SIGNIFICAND_BITS <= 2**24, is a float32 number:
-the order of summation no longer matters, and PyTorch, ONNX Runtime in float, its integer kernels and the attack graph
-give the same bits. BatchNorm before, and the free per-channel weight scale behind an activation make up for the coarse grid.
+An activation scale is a power of two, a weight scale has a significand of `SIGNIFICAND_BITS` bits. Then every product
+of a code and a scale, and every sum of such products while |accumulator| * 2**SIGNIFICAND_BITS <= 2**24, is a float32
+number: the order of summation no longer matters, and PyTorch, ONNX Runtime in float, its integer kernels and the
+attack graph give the same bits. BatchNorm before, and the free per-channel weight scale behind an activation make up
+for the coarse grid.
 """
 
 from __future__ import annotations
@@ -63,8 +64,8 @@ class ActivationScale(nn.Module):
 class WeightScale(nn.Module):
     """Per-channel scale of a weight of shape (out, ...): the Brevitas scaling of one weight quantizer.
 
-    Starts from max |w| (from mean |w| at 2 bits, TRAINING: `max` leaves nearly all codes at zero) over the largest code;
-    below 7 bits it is learned, in the log domain; at 7 and 8 it follows max |w|. `freeze` fixes it.
+    Starts from max |w| (from mean |w| at 2 bits, TRAINING: `max` leaves nearly all codes at zero) over the largest
+    code; below 7 bits it is learned, in the log domain; at 7 and 8 it follows max |w|. `freeze` fixes it.
     """
 
     fixed: Tensor
@@ -94,7 +95,7 @@ class WeightScale(nn.Module):
         """The weight was multiplied by `factor` (out,): a learned scale follows by |factor|."""
         if self.log2_scale is not None:
             with torch.no_grad():
-                self.log2_scale += torch.log2(factor.abs().clamp_min(2.0**-40)).view_as(self.log2_scale)
+                self.log2_scale.add_(torch.log2(factor.abs().clamp_min(2.0**-40)).view_as(self.log2_scale))
 
     def freeze(self, weight: Tensor) -> None:
         """Fix the scale at what it is for `weight`."""
