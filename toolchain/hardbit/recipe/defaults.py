@@ -66,6 +66,8 @@ def _threat_model(threat_model: dict[str, Any], data_set: object) -> None:
     known = DATA_SETS.get(data_set) if isinstance(data_set, str) else None
     if known and isinstance(norm, str) and norm in known["eps_255"]:
         threat_model.setdefault("eps_255", known["eps_255"][norm])
+    elif not (isinstance(data_set, str) and data_set.startswith("npz:")):
+        threat_model.setdefault("eps_255", 1.0)  # the set or the norm is the mistake to report
 
 
 def _suite(suite: dict[str, Any]) -> None:

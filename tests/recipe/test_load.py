@@ -1,0 +1,354 @@
+"""Recipes: what a user may write, what is filled in, and how each mistake is named."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hardbit.recipe import RecipeError, combinations, load_recipe, parse_recipe
+from hardbit_deploy.errors import HardbitError
+
+MODEL = Path(__file__).parents[2] / "models" / "fashion-cnn-w4a4" / "recipe.toml"
+
+SMALL = """\
+name = "small"
+[network]
+architecture = "lenet"
+[data]
+set = "fashion-mnist"
+[[training.phases]]
+epochs = 1
+"""
+
+
+def problems(text: str, **options) -> list[str]:
+    """Every problem of a recipe, as the user reads them."""
+    with pytest.raises(RecipeError) as caught:
+        parse_recipe(text, **options)
+    return str(caught.value).splitlines()
+
+
+def test_a_few_lines_are_a_recipe():
+    recipe = parse_recipe(SMALL)
+    assert recipe.network.options() == {
+        "classes": 10,
+        "input_shape": (1, 28, 28),
+        "channels": (16, 32),
+        "hidden": 100,
+    }
+    assert (recipe.threat_model.norm, recipe.threat_model.eps_255) == ("linf", 25.0)
+    assert (recipe.suite.name, recipe.suite.steps, recipe.suite.restarts) == ("standard", 20, 3)
+    assert recipe.gate.document() == {"settings": {"confidence": 0.95, "power": 0.8}}
+
+
+def test_relative_paths_start_from_the_folder_of_the_recipe():
+    recipe = load_recipe(MODEL)
+    assert recipe.weights_path == MODEL.parent / "weights.safetensors"
+    assert recipe.evaluation_set == f"npz:{MODEL.parent / 'images.npz'}"
+    assert recipe.data_set == "fashion-mnist"
+    assert load_recipe(MODEL.parent) == recipe
+
+
+@pytest.mark.parametrize(
+    ("phase", "expected"),
+    [
+        ("", {"adversary": "pgd", "steps": 7, "step_size_255": 2.5 * 25 / 7, "eps_255": 25.0, "random_start": True}),
+        ('adversary = "pgd"\nsteps = 2', {"step_size_255": 25.0}),
+        ('adversary = "fgsm"', {"steps": 1, "step_size_255": 31.25, "eps_255": 25.0, "random_start": True}),
+        ('adversary = "fgsm"\nrandom_start = false', {"step_size_255": 25.0}),
+        ('adversary = "n-fgsm"\neps_255 = 8', {"step_size_255": 8.0, "eps_255": 8.0}),
+        ('adversary = "none"', {"steps": 0, "step_size_255": 0.0, "eps_255": 0.0, "random_start": False}),
+    ],
+)
+def test_defaults_of_a_phase_follow_from_its_adversary_and_the_threat_model(phase, expected):
+    resolved = parse_recipe(SMALL + phase).training.phases[0].model_dump()
+    assert {key: resolved[key] for key in expected} == expected
+
+
+@pytest.mark.parametrize(
+    ("suite", "name", "steps"),
+    [
+        ('name = "quick"', "quick", 10),
+        ('name = "quick"\nsteps = 10', "quick", 10),
+        ("steps = 50", "custom", 50),
+        ('name = "custom"\nsteps = 20', "custom", 20),
+        ('name = "quick"\nseed = 3', "custom", 10),
+    ],
+)
+def test_a_suite_that_overrides_something_is_called_custom(suite, name, steps):
+    recipe = parse_recipe(SMALL + "[suite]\n" + suite)
+    assert (recipe.suite.name, recipe.suite.steps) == (name, steps)
+
+
+MISTAKES = {
+    "unknown key": (
+        SMALL + "learing_rate = 1",
+        "recipe:8: training.phases[0].learing_rate: unknown key; did you mean 'learning_rate'?",
+    ),
+    "unknown section": (SMALL + "[quantisation]", "recipe:8: quantisation: unknown key; did you mean 'quantization'?"),
+    "nothing similar": (SMALL + "[target]\nxyz = 1", "recipe:9: target.xyz: unknown key; known keys: name"),
+    "wrong type": (
+        SMALL.replace("epochs = 1", 'epochs = "1"'),
+        "recipe:7: training.phases[0].epochs: '1' should be a valid integer",
+    ),
+    "a number for a truth": (
+        SMALL + "random_start = 1",
+        "recipe:8: training.phases[0].random_start: 1 should be a valid boolean",
+    ),
+    "out of range": (
+        SMALL.replace("epochs = 1", "epochs = 0"),
+        "recipe:7: training.phases[0].epochs: 0 should be greater than or equal to 1",
+    ),
+    "not finite": (
+        SMALL + "learning_rate = nan",
+        "recipe:8: training.phases[0].learning_rate: nan should be a finite number",
+    ),
+    "not a table": (
+        "network = 3\n" + SMALL.replace('[network]\narchitecture = "lenet"', ""),
+        "recipe:1: network: 3 should be a table",
+    ),
+    "no such choice": (
+        SMALL.replace("lenet", "vgg"),
+        "recipe:3: network.architecture: 'vgg' is not among the choices; choose 'lenet', 'resnet8' or 'resnet20'",
+    ),
+    "bits that no profile has": (
+        SMALL + "[quantization]\nweights = 5",
+        "recipe:9: quantization.weights: 5 is not among the choices; choose 8, 7, 4, 3 or 2",
+    ),
+    "a name with spaces": (
+        SMALL.replace('"small"', '"My net"'),
+        "recipe:1: name: 'My net' is not allowed here; write lower-case letters, digits, '.', '_' and '-', at most 64",
+    ),
+    "pickled weights": (
+        'weights = "net.pt"\n' + SMALL,
+        "recipe:1: weights: 'net.pt' is not allowed here; write the name of a .safetensors file",
+    ),
+    "unknown data": (
+        SMALL.replace("fashion-mnist", "cifar"),
+        "recipe:5: data.set: 'cifar' is not allowed here; write 'fashion-mnist' or 'npz:FILE'",
+    ),
+    "missing section": (
+        SMALL.replace('[network]\narchitecture = "lenet"', ""),
+        'recipe: network.architecture: this key is missing; write architecture = "lenet"',
+    ),
+    "missing key": (
+        SMALL.replace('architecture = "lenet"', ""),
+        'recipe:2: network.architecture: this key is missing; write architecture = "lenet"',
+    ),
+    "no radius for a set of one's own": (
+        SMALL.replace("fashion-mnist", "npz:mine.npz"),
+        "recipe: threat_model.eps_255: this key is missing; write the radius in grey levels, such as eps_255 = 8.0",
+    ),
+    "no phases": (
+        SMALL.replace("[[training.phases]]\nepochs = 1", "[training]\nphases = []"),
+        "recipe:7: training.phases: there is no phase to train in; write at least one [[training.phases]]",
+    ),
+    "option of another network": (
+        SMALL.replace('"lenet"', '"lenet"\nwidth = 8'),
+        "recipe:4: network.width: lenet has no 'width'; its options are channels, hidden",
+    ),
+    "network and data": (
+        SMALL.replace("lenet", "resnet20"),
+        "recipe:2: network.input_shape: resnet20 takes images of [3, 32, 32], fashion-mnist has "
+        "[1, 28, 28]; write input_shape = [1, 28, 28] or choose another network",
+    ),
+    "classes": (
+        SMALL.replace('"lenet"', '"lenet"\nclasses = 43'),
+        "recipe:4: network.classes: the network tells 43 classes apart, fashion-mnist has 10; write classes = 10",
+    ),
+    "unknown profile": (
+        SMALL + '[quantization]\nprofile = "tensorrt"',
+        "recipe:9: quantization.profile: there is no profile 'tensorrt'; known: onnxruntime",
+    ),
+    "fractional radius": (
+        SMALL + "[threat_model]\neps_255 = 25.5",
+        "recipe:9: threat_model.eps_255: an L-inf radius of 25.5 grey levels does not lie on the grid "
+        "of bytes: 25 is all it allows; write eps_255 = 25.0",
+    ),
+    "radius as large as the space": (
+        SMALL + "eps_255 = 256",
+        "recipe:8: training.phases[0].eps_255: a radius of 256.0 "
+        "grey levels in linf is larger than the whole space of images (255); radii are in "
+        "grey levels of 255: 8/255 is written 8.0",
+    ),
+    "l2 radius": (
+        SMALL + '[threat_model]\nnorm = "l2"\neps_255 = 7141',
+        "recipe:10: threat_model.eps_255: a "
+        "radius of 7141.0 grey levels in l2 is larger than the whole space of images (7140); radii are in grey "
+        "levels of 255: 8/255 is written 8.0",
+    ),
+    "n-fgsm in l2": (
+        SMALL + 'adversary = "n-fgsm"\n[threat_model]\nnorm = "l2"',
+        "recipe:8: "
+        "training.phases[0].adversary: n-fgsm is defined for norm 'linf' only, the threat model says 'l2'; "
+        "write adversary = 'pgd'",
+    ),
+    "steps of fgsm": (
+        SMALL + 'adversary = "fgsm"\nsteps = 3',
+        "recipe:9: training.phases[0].steps: fgsm takes one step, not 3; remove steps, or write adversary = 'pgd'",
+    ),
+    "no steps of pgd": (
+        SMALL + "steps = 0",
+        "recipe:8: training.phases[0].steps: pgd takes at least one step; write steps = 7, or adversary = 'none'",
+    ),
+    "n-fgsm without noise": (
+        SMALL + 'adversary = "n-fgsm"\nrandom_start = false',
+        "recipe:9: training.phases[0].random_start: n-fgsm is its random start; remove random_start, "
+        "or write adversary = 'fgsm'",
+    ),
+    "radius without adversary": (
+        SMALL + 'adversary = "none"\neps_255 = 8',
+        "recipe:9: training.phases[0].eps_255: without an adversary nothing is perturbed; remove eps_255",
+    ),
+    "adversary without radius": (
+        SMALL + "step_size_255 = 1\neps_255 = 0",
+        "recipe:9: training.phases[0].eps_255: this adversary cannot move; write a radius, or adversary = 'none'",
+    ),
+    "thawing": (
+        SMALL + "frozen = true\n[[training.phases]]\nepochs = 1",
+        "recipe:9: training.phases[1].frozen: phase 1 is frozen, so BatchNorm is folded and this phase cannot "
+        "train it; write frozen = true here, or move this phase before it",
+    ),
+    "no loss": (
+        SMALL + "[suite]\nlosses = []",
+        'recipe:9: suite.losses: an attack needs a loss; write losses = ["cross_entropy", "margin"]',
+    ),
+    "a loss twice": (
+        SMALL + '[suite]\nlosses = ["margin", "margin"]',
+        "recipe:9: suite.losses: a loss is named twice; more restarts are asked for by restarts",
+    ),
+    "robust above clean": (
+        SMALL + "[gate]\nclean.reference = 0.6\nrobust.reference = 0.7",
+        "recipe:10: gate.robust.reference: a robust rate of 0.7 is above the clean rate of 0.6: an "
+        "image that survives every attack is classified correctly without one; lower it, or raise "
+        "gate.clean.reference",
+    ),
+    "percentiles": (
+        SMALL + "[gate.latency]\nmax_p50_ms = 3\nmax_p99_ms = 2",
+        "recipe:10: gate.latency.max_p99_ms: 2.0 is below max_p50_ms = 3.0; raise max_p99_ms",
+    ),
+    "a gate that the harness refuses": (
+        SMALL + "[gate.latency]",
+        "recipe:8: gate.latency: limits nothing; set max_p50_ms, max_p90_ms or max_p99_ms",
+    ),
+    "evaluation file": (
+        SMALL.replace('mnist"', 'mnist"\nevaluation.file = "nowhere.npz"'),
+        "recipe:6: data.evaluation.file: there is no file nowhere.npz; make it with hardbit.data.extract",
+    ),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_each_mistake_is_one_line_with_its_place_and_a_remedy(mistake):
+    text, expected = MISTAKES[mistake]
+    assert problems(text) == [expected]
+
+
+def test_all_mistakes_of_a_file_are_reported_at_once_in_its_order():
+    text = (
+        'nme = "x"\n[network]\narchitecture = "resnet8"\nwidth = 0\n[data]\nset = "fashion-mnist"\nvalidation = -1\n'
+        '[[training.phases]]\nepochs = 1\nadversary = "fgsm"\nsteps = 2\n[[training.phases]]\nepochs = "two"\n'
+        "[suite]\nlosses = []\n[gate.clean]\nmargin = 2\n"
+    )
+    found = problems(text, where="x.toml")
+    assert [line.split(": ")[:2] for line in found] == [
+        ["x.toml", "name"],
+        ["x.toml:1", "nme"],
+        ["x.toml:4", "network.width"],
+        ["x.toml:7", "data.validation"],
+        ["x.toml:13", "training.phases[1].epochs"],
+        ["x.toml:15", "suite.losses"],
+        ["x.toml:16", "gate.clean.reference"],
+        ["x.toml:17", "gate.clean.margin"],
+    ]
+
+
+def test_a_profile_that_does_not_serve_the_target_is_refused(monkeypatch):
+    monkeypatch.setitem(combinations.TARGETS_OF_PROFILE, "tensorrt", ("tensorrt",))
+    assert problems(SMALL + '[quantization]\nprofile = "tensorrt"') == [
+        "recipe:9: quantization.profile: profile 'tensorrt' does not describe the arithmetic of target 'onnxruntime'; "
+        "for this target write profile = 'onnxruntime'"
+    ]
+
+
+def test_images_of_ones_own_are_compared_with_the_network(tmp_path):
+    np.savez(tmp_path / "mine.npz", x_train=np.zeros((3, 32, 32, 3), np.uint8), y_train=np.zeros(3, int))
+    text = SMALL.replace("fashion-mnist", "npz:mine.npz") + "[threat_model]\neps_255 = 8"
+    assert problems(text, folder=tmp_path) == [
+        "recipe:2: network.input_shape: lenet takes images of [1, 28, 28], npz:mine.npz has [3, 32, 32]; "
+        "write input_shape = [3, 32, 32] or choose another network"
+    ]
+    recipe = parse_recipe(text.replace('"lenet"', '"resnet8"'), folder=tmp_path)
+    assert recipe.data_set == f"npz:{tmp_path / 'mine.npz'}"
+
+
+def test_a_file_that_is_no_recipe(tmp_path):
+    with pytest.raises(HardbitError, match="there is no such recipe; name a recipe"):
+        load_recipe(tmp_path / "recipe.toml")
+    (tmp_path / "recipe.toml").write_bytes(b'name = "\xff"')
+    with pytest.raises(HardbitError, match="cannot be read"):
+        load_recipe(tmp_path)
+    (tmp_path / "recipe.toml").write_text("name = 'x'\nnetwork = ]")
+    with pytest.raises(HardbitError, match=r"recipe\.toml: this is not TOML: .*line 2"):
+        load_recipe(tmp_path)
+
+
+ADVERSARIES = st.one_of(
+    st.just({"adversary": "none"}),
+    st.fixed_dictionaries(
+        {"adversary": st.sampled_from(["fgsm", "n-fgsm"])}, optional={"eps_255": st.floats(0.25, 200)}
+    ),
+    st.fixed_dictionaries(
+        {"adversary": st.just("pgd"), "steps": st.integers(1, 50)},
+        optional={"step_size_255": st.floats(0.1, 50), "random_start": st.booleans()},
+    ),
+)
+
+
+@settings(max_examples=60)
+@given(
+    eps=st.integers(1, 255),
+    bits=st.tuples(*[st.sampled_from([8, 7, 4, 3, 2])] * 4),
+    phases=st.lists(st.tuples(st.integers(1, 99), ADVERSARIES, st.booleans()), min_size=1, max_size=4),
+    suite=st.sampled_from(['name = "quick"', 'name = "standard"\nsteps = 7', 'name = "custom"\nlosses = ["margin"]']),
+    margin=st.floats(0.001, 0.4),
+)
+def test_a_resolved_recipe_loads_to_the_same_recipe(eps, bits, phases, suite, margin):
+    text = SMALL.partition("[[")[0]
+    for epochs, adversary, frozen in sorted(phases, key=lambda phase: phase[2]):
+        text += f"[[training.phases]]\nepochs = {epochs}\nfrozen = {str(frozen).lower()}\n"
+        for key, value in adversary.items():
+            text += f"{key} = {str(value).lower() if isinstance(value, bool) else repr(value)}\n"
+    text += f"[threat_model]\neps_255 = {eps}\n[suite]\n{suite}\n[gate.clean]\nreference = 0.5\nmargin = {margin!r}\n"
+    kinds = ("weights", "activations", "first_layer", "last_layer")
+    text += "[quantization]\n" + "".join(f"{kind} = {width}\n" for kind, width in zip(kinds, bits, strict=True))
+    recipe = parse_recipe(text)
+    resolved = parse_recipe(recipe.resolved_toml())
+    assert resolved == recipe
+    assert resolved.resolved_toml() == recipe.resolved_toml()
+    assert resolved.training_digest() == recipe.training_digest()
+
+
+@pytest.mark.parametrize(
+    ("change", "retrains"),
+    [
+        ("\nlearning_rate = 0.01", True),
+        ("\n[quantization]\nweights = 4", True),
+        ("\n[threat_model]\neps_255 = 8.0", True),
+        ("\n[threat_model]\neps_255 = 25", False),
+        ('\nadversary = "pgd"', False),
+        ('\n[suite]\nname = "quick"', False),
+        ("\n[gate.clean]\nreference = 0.9", False),
+    ],
+)
+def test_the_training_digest_changes_with_what_decides_the_weights_alone(change, retrains):
+    before, after = parse_recipe(SMALL).training_digest(), parse_recipe(SMALL + change).training_digest()
+    assert (before != after) is retrains
+
+
+def test_how_the_file_is_called_and_what_is_evaluated_do_not_retrain():
+    changed = SMALL.replace('"small"', '"large"').replace('mnist"', 'mnist"\nevaluation.count = 10')
+    assert parse_recipe(changed).training_digest() == parse_recipe(SMALL).training_digest()
+    assert parse_recipe(changed).digest() != parse_recipe(SMALL).digest()
