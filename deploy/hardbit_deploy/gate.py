@@ -100,10 +100,9 @@ def load_gate(path: str | Path) -> Gate:
         raise HardbitError(f"not valid TOML: {error}", where=str(path)) from error
 
     def place(section: str, key: str) -> str:
-        line = _line_of(text, section, key)
-        return (
-            f"{path}:{line}: {section}.{key}" if line and key else f"{path}: {'.'.join(filter(None, (section, key)))}"
-        )
+        name = ".".join(filter(None, (section, key)))
+        line = _line_of(text, section, key) if key else _line_of(text, "", section)
+        return f"{path}:{line}: {name}" if line else f"{path}: {name}"
 
     return _parse(table, place, path.parent)
 

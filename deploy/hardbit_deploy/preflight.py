@@ -64,10 +64,8 @@ def grade(environment: dict[str, Any]) -> Grade:
     """Grade a machine from its description; pure, so a recorded description gets the grade that it had."""
     load = environment.get("foreign_load")
     if load is not None and load > FOREIGN_LOAD_LIMIT:
-        return Grade(
-            "C",
-            (f"other programs keep {100 * load:.0f} % of the machine busy (limit {100 * FOREIGN_LOAD_LIMIT:.0f} %)",),
-        )
+        limit = f"limit {100 * FOREIGN_LOAD_LIMIT:.0f} %"
+        return Grade("C", (f"other programs keep {100 * load:.0f} % of the machine busy ({limit})",))
     reasons = []
     if load is None:
         reasons.append("the load of other programs cannot be read")
