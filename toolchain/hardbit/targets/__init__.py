@@ -1,0 +1,42 @@
+"""Targets: what an engine can execute, and how a canonical graph is lowered to it. One module a target."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+
+import onnx
+
+from hardbit.graph.onnx_graph import OnnxGraph
+from hardbit.graph.quantized_layers import quantized_layers
+from hardbit_deploy.errors import HardbitError
+
+__all__ = ["integer_nodes", "lower", "names"]
+
+_MODULES = {"onnxruntime": "hardbit.targets.onnxruntime"}
+
+
+def names() -> list[str]:
+    """The targets that a graph can be lowered to."""
+    return sorted(_MODULES)
+
+
+def lower(canonical: onnx.ModelProto, target: str, report: Callable[[str], None] | None = None) -> onnx.ModelProto:
+    """The engine graph of `canonical` for `target`; `canonical` is not touched.
+
+    `report` is told of every change of values, one line each; the engine's metadata `hardbit.changes` lists them too.
+    Raises HardbitError when the target is unknown, when the graph is not canonical, or when the target would execute in
+    float what the graph declares integer; it names the node.
+    """
+    if target not in _MODULES:
+        raise HardbitError(f"there is no target '{target}'", where="target", remedy=f"known: {', '.join(names())}")
+    module = importlib.import_module(_MODULES[target])
+    engine: onnx.ModelProto = module.lower(canonical, report)
+    return engine
+
+
+def integer_nodes(canonical: onnx.ModelProto) -> list[dict[str, str]]:
+    """What the graph declares integer: [{"name", "op"}], in graph order, of every Conv, Gemm and MatMul whose operands
+    are both dequantized codes. An engine that runs one of them otherwise is the wrong engine.
+    """
+    return [{"name": layer.node.name, "op": layer.node.op_type} for layer in quantized_layers(OnnxGraph(canonical))]
