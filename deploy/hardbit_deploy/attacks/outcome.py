@@ -1,0 +1,34 @@
+"""What an attack hands back: the bytes it found and what the engine said of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["AttackOutcome", "margins"]
+
+
+@dataclass(frozen=True)
+class AttackOutcome:
+    """One row per image, in the order given.
+
+    `adversarial` uint8 (n, channels, height, width) is the first iterate that fooled the engine, else the one with the
+    lowest margin; `survived` bool (n,) is True where the engine kept the label on every iterate; `logits` float32
+    (n, classes) and `margin` float32 (n,) are the engine's on `adversarial`.
+    """
+
+    adversarial: NDArray[np.uint8]
+    survived: NDArray[np.bool_]
+    logits: NDArray[np.float32]
+    margin: NDArray[np.float32]
+
+
+def margins(logits: NDArray[np.float32], labels: NDArray[np.int64]) -> NDArray[np.float32]:
+    """Logit of the label minus the largest other logit, float32 (n,): negative where the label lost."""
+    rows = np.arange(len(labels))
+    others = logits.copy()
+    others[rows, labels] = -np.inf
+    margin: NDArray[np.float32] = logits[rows, labels] - others.max(axis=1)
+    return margin

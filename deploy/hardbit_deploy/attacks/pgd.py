@@ -1,0 +1,124 @@
+"""Projected gradient descent (Madry et al. 2018) through a deployed engine.
+
+Every step takes its logits from the engine and its direction from the attack graph at those logits. An image that the
+engine gives another label on any iterate, the random start among them, has fallen: that iterate is kept, and the image
+is neither moved nor restarted again.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hardbit_deploy.attacks.iterates import iterates_from
+from hardbit_deploy.attacks.outcome import AttackOutcome, margins
+from hardbit_deploy.attacks.random_start import random_start
+from hardbit_deploy.attacks.threat_model import ThreatModel
+from hardbit_deploy.engines.base import Engine, Gradient
+from hardbit_deploy.suite import LOSSES
+
+__all__ = ["pgd", "start_stream", "step_size_255"]
+
+STEP_FACTOR = 2.5  # steps can reach the far side of the ball and come back a little (Madry et al. 2018)
+
+
+def step_size_255(threat_model: ThreatModel, steps: int) -> float:
+    """The default step, 2.5 eps / k, in grey levels; it may be below one."""
+    return STEP_FACTOR * threat_model.eps_255 / steps
+
+
+def start_stream(restart: int, loss: str) -> int:
+    """The random stream of a restart: losses do not share starting points, so that their union covers more."""
+    return restart * len(LOSSES) + LOSSES.index(loss)
+
+
+def pgd(
+    engine: Engine,
+    gradient: Gradient,
+    images: NDArray[np.uint8],
+    labels: NDArray[np.int64],
+    threat_model: ThreatModel,
+    *,
+    steps: int,
+    restarts: int = 1,
+    loss: str = "cross_entropy",
+    seed: int = 0,
+    indices: NDArray[np.int64] | None = None,
+    first_restart: int = 0,
+) -> AttackOutcome:
+    """Attack images uint8 (n, channels, height, width) with labels int64 (n,).
+
+    `indices` int64 (n,) are the images' places in their data set, which decide their random starts (default 0 to n-1);
+    restarts are numbered from `first_restart`, so that one more can be added to an attack that was made before.
+    """
+    count = len(images)
+    places = np.arange(count, dtype=np.int64) if indices is None else indices
+    best = _Best(
+        AttackOutcome(
+            images.copy(),
+            np.ones(count, np.bool_),
+            np.zeros((count, engine.classes), np.float32),
+            np.full(count, np.inf, np.float32),
+        )
+    )
+    for restart in range(first_restart, first_restart + restarts):
+        standing = np.flatnonzero(best.outcome.survived)
+        if not standing.size:
+            break
+        start = random_start(
+            images[standing], threat_model, seed=seed, stream=start_stream(restart, loss), indices=places[standing]
+        )
+        _climb(engine, gradient, images[standing], labels[standing], start, standing, threat_model, steps, loss, best)
+    return best.outcome
+
+
+def _climb(
+    engine: Engine,
+    gradient: Gradient,
+    images: NDArray[np.uint8],
+    labels: NDArray[np.int64],
+    start: NDArray[np.uint8],
+    rows: NDArray[np.int64],
+    threat_model: ThreatModel,
+    steps: int,
+    loss: str,
+    best: _Best,
+) -> None:
+    """One restart: `rows` says where each image belongs in `best`."""
+    iterates = iterates_from(images, start, threat_model)
+    size_255 = step_size_255(threat_model, steps)
+    for step in range(steps + 1):
+        logits = engine.infer(iterates.bytes)
+        standing = best.judge(rows, iterates.bytes, logits, labels)
+        if not standing.all():
+            rows, labels, logits = rows[standing], labels[standing], logits[standing]
+            iterates.keep(standing)
+        if step == steps or not rows.size:
+            return
+        iterates.step(gradient.gradient(iterates.bytes, labels, logits, loss), size_255)
+
+
+class _Best:
+    """The best iterate of every image so far, updated in place."""
+
+    def __init__(self, outcome: AttackOutcome) -> None:
+        self.outcome = outcome
+
+    def judge(
+        self,
+        rows: NDArray[np.int64],
+        images: NDArray[np.uint8],
+        logits: NDArray[np.float32],
+        labels: NDArray[np.int64],
+    ) -> NDArray[np.bool_]:
+        """Record iterates that are better than what is known of their rows; True for those that are still standing."""
+        outcome = self.outcome
+        margin = margins(logits, labels)
+        standing: NDArray[np.bool_] = logits.argmax(axis=1) == labels
+        better = ~standing | (margin < outcome.margin[rows])
+        places = rows[better]
+        outcome.adversarial[places] = images[better]
+        outcome.logits[places] = logits[better]
+        outcome.margin[places] = margin[better]
+        outcome.survived[rows[~standing]] = False
+        return standing
