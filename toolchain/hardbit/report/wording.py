@@ -1,0 +1,178 @@
+"""What the report says in words: verdicts, next steps, threat models, and numbers as people read them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+__all__ = [
+    "VERDICTS",
+    "agreement_label",
+    "attack_label",
+    "count",
+    "interval",
+    "milliseconds",
+    "next_steps",
+    "not_run_reason",
+    "number",
+    "percent",
+    "perturbation",
+    "settings_line",
+    "verdict_wording",
+]
+
+SPACE = "\u00a0"  # a number and its unit stay on one line
+MISSING = "–"
+
+
+@dataclass(frozen=True)
+class VerdictWording:
+    """One sentence for what was found; `exit_code` is what a CI job sees."""
+
+    headline: str
+    exit_code: int
+
+
+VERDICTS: dict[str, VerdictWording] = {
+    "PASS": VerdictWording("Every rule of the gate holds on the engine that ships, and no alarm went off.", 0),
+    "FAIL": VerdictWording("The deployed engine breaks the gate, by more than chance explains.", 1),
+    "INCONCLUSIVE": VerdictWording("The evidence does not decide: neither pass nor fail would be honest.", 75),
+    "WRONG_ENGINE": VerdictWording(
+        "The engine runs something else than the bundle declares, so nothing was judged.", 2
+    ),
+    "ENV_MISMATCH": VerdictWording("This machine is not the one that the gate speaks of.", 3),
+}
+
+ACRONYMS = ("fgsm", "pgd", "apgd", "fab", "spsa", "nes", "mifgsm")
+
+AGREEMENTS = {
+    "twin_clean": "PyTorch twin, clean images",
+    "twin_adversarial": "PyTorch twin, adversarial images",
+    "attack_graph_clean": "attack graph, clean images",
+    "attack_graph_adversarial": "attack graph, adversarial images",
+}
+
+
+def verdict_wording(name: str) -> VerdictWording:
+    """The wording of a verdict; one that this version does not know is shown by its name alone."""
+    return VERDICTS.get(name, VerdictWording("This version of the report does not know this verdict.", 64))
+
+
+def next_steps(document: Mapping[str, Any]) -> list[str]:
+    """What a person should do, from the verdict and from what caused it."""
+    verdict = document["verdict"]["name"]
+    if verdict == "PASS":
+        return ["Ship the bundle. Keep this result as the baseline that the next one is paired with."]
+    if verdict == "FAIL":
+        failed = [rule["name"] for rule in document["gate"] if rule["status"] == "fail"]
+        broken = f"Rules broken: {listing(failed)}. " if failed else ""
+        return [f"Do not ship. {broken}Retrain, or lower the promise knowingly."]
+    if verdict == "WRONG_ENGINE":
+        wrong = [node["name"] for node in document["precision"]["nodes"] if not node["integer"]]
+        which = f"Nodes that do not run as integer kernels: {listing(wrong)}. " if wrong else ""
+        return [
+            f"{which}Lower the canonical graph for the runtime installed here, or install the runtime it was made for."
+        ]
+    if verdict == "ENV_MISMATCH":
+        return [
+            "Check on a machine that fulfils [environment] of the gate, or change the gate if this is the machine meant."
+        ]
+    return _ways_to_a_decision(document)
+
+
+def _ways_to_a_decision(document: Mapping[str, Any]) -> list[str]:
+    steps = []
+    alarms = [alarm["name"] for alarm in document["alarms"] if alarm["status"] == "alarm"]
+    if alarms:
+        steps.append(f"Resolve the alarms first ({listing(alarms)}): until then robust accuracy may be overstated.")
+    undecided = [rule for rule in document["gate"] if rule["status"] == "inconclusive"]
+    needed = max((rule.get("images_needed") or 0 for rule in undecided), default=0)
+    if needed:
+        used = count(document["suite"].get("images"))
+        steps.append(f"Repeat with {count(needed)} images, or widen the margin: {used} cannot see it.")
+    return steps or ["Read the reasons, remove their cause and repeat the check."]
+
+
+def not_run_reason(document: Mapping[str, Any], recorded: str | None = None) -> str:
+    """Why a part of the check has no numbers."""
+    if recorded:
+        return recorded
+    if document["precision"]["status"] == "wrong":
+        return "the engine executes something else than declared, and numbers would describe another program"
+    if document["verdict"]["name"] == "ENV_MISMATCH":
+        return "this machine is not the one that the gate speaks of"
+    return "this check did not ask for it"
+
+
+def perturbation(threat_model: Mapping[str, Any]) -> str:
+    """The ball that the attacker moves in, in grey levels of an 8-bit image."""
+    eps = number(threat_model["eps_255"])
+    if threat_model["norm"] == "linf":
+        return f"every pixel may change by at most {eps} of 255 grey levels (L∞)"
+    if threat_model["norm"] == "l2":
+        return f"all pixels together may move by a Euclidean distance of at most {eps} grey levels (L2)"
+    return f"at most {eps} grey levels in the norm {threat_model['norm']}"
+
+
+def attack_label(name: str) -> str:
+    """`pgd-20 cross_entropy` as people write it: `PGD-20 cross-entropy`."""
+    if name == "worst_case":
+        return "worst case of all attacks"
+    first, _, rest = name.partition(" ")
+    stem, dash, steps = first.partition("-")
+    first = f"{stem.upper()}{dash}{steps}" if stem.lower() in ACRONYMS else first
+    return f"{first} {rest}".strip().replace("_", "-")
+
+
+def agreement_label(name: str) -> str:
+    return AGREEMENTS.get(name, name.replace("_", " "))
+
+
+def settings_line(settings: Mapping[str, Any] | None) -> str:
+    """`steps 20 · restarts 3`."""
+    return " · ".join(f"{key.replace('_', ' ')} {number(value)}" for key, value in (settings or {}).items())
+
+
+def percent(share: float | None, digits: int = 1) -> str:
+    return MISSING if share is None else f"{100 * share:.{digits}f}{SPACE}%"
+
+
+def interval(ends: Sequence[float] | None, digits: int = 1) -> str:
+    """Two shares as per cent with the unit once."""
+    if ends is None:
+        return MISSING
+    low, high = ends
+    return f"{100 * low:.{digits}f}{SPACE}–{SPACE}{100 * high:.{digits}f}{SPACE}%"
+
+
+def milliseconds(value: float | None) -> str:
+    """Three significant digits."""
+    return MISSING if value is None else f"{number(value, 3)}{SPACE}ms"
+
+
+def count(value: float | None) -> str:
+    return MISSING if value is None else f"{value:,.0f}"
+
+
+def number(value: Any, digits: int = 4) -> str:
+    """A number with so many significant digits and no exponent where it can be avoided; other values as they are."""
+    if value is None:
+        return MISSING
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return str(value)
+    if isinstance(value, int) or value == 0 or not math.isfinite(value):
+        return f"{value:,}" if isinstance(value, int) else f"{value:g}"
+    if 1e-4 <= abs(value) < 1e6:
+        decimals = max(0, digits - 1 - math.floor(math.log10(abs(value))))
+        written = f"{value:,.{decimals}f}"
+        return written.rstrip("0").rstrip(".") if "." in written and digits > 3 else written
+    mantissa, exponent = f"{value:.{digits - 1}e}".split("e")
+    return f"{mantissa.rstrip('0').rstrip('.')}e{int(exponent)}"
+
+
+def listing(names: Sequence[str], shown: int = 4) -> str:
+    """`a, b, c and 3 more`."""
+    rest = len(names) - shown
+    return ", ".join(names[:shown]) + (f" and {rest} more" if rest > 0 else "")
