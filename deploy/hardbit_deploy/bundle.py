@@ -1,8 +1,8 @@
 """A bundle on disk: written whole, verified before anything in it is parsed, and inert.
 
-A bundle is one flat folder: `manifest.json` and the files that it lists, JSON, ONNX and npy without pickle. Verification
-guards against damage and against a bundle that was tampered with before it came here; someone who can write to this
-machine's disk while hardbit runs is outside of what it can guard against.
+A bundle is one flat folder: `manifest.json` and the files that it lists, which are JSON, ONNX and npy without pickle.
+Verification guards against damage and against a bundle that was tampered with before it came here; someone who can
+write to this machine's disk while hardbit runs is outside of what it can guard against.
 
 Boundary: does not know what the ONNX files mean, and never executes anything.
 """

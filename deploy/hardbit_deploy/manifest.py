@@ -179,7 +179,9 @@ def _file_table(table: _Fields) -> dict[str, FileEntry]:
         if name in ("", ".", "..") or "/" in name or "\\" in name or re.match(r"[A-Za-z]:", name):
             table.refuse(repr(name), "leads out of the bundle's folder", "do not use this bundle")
         if not _PLAIN_NAME.fullmatch(name) or name.casefold() in seen or name.casefold() == MANIFEST_NAME:
-            table.refuse(repr(name), "is not a plain file name, used once", "use letters, digits, dot, dash, underscore")
+            table.refuse(
+                repr(name), "is not a plain file name, used once", "use letters, digits, dot, dash, underscore"
+            )
         seen.add(name.casefold())
         entry = table.object(name)
         digest = entry.string("sha256")
@@ -257,7 +259,9 @@ class _Fields:
     def integer(self, key: str, least: int, most: int = 2**62) -> int:
         value = self.value(key)
         good = isinstance(value, int) and not isinstance(value, bool) and least <= value <= most
-        return int(self.expect(key, good, f"a whole number of at least {least}" + (f" and at most {most}" * (most < 2**62))))
+        return int(
+            self.expect(key, good, f"a whole number of at least {least}" + (f" and at most {most}" * (most < 2**62)))
+        )
 
     def number(self, key: str) -> float:
         value = self.value(key)

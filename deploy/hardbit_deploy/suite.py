@@ -40,11 +40,15 @@ class Suite:
         for field, least in _LEAST.items():
             value = getattr(self, field)
             if not isinstance(value, int) or isinstance(value, bool) or value < least:
-                raise HardbitError(f"{field} is {value!r}", f"suite.{field}", f"give a whole number of at least {least}")
+                raise HardbitError(
+                    f"{field} is {value!r}", f"suite.{field}", f"give a whole number of at least {least}"
+                )
         unknown = [loss for loss in self.losses if loss not in LOSSES]
         if unknown or not self.losses or len(set(self.losses)) != len(self.losses):
             raise HardbitError(
-                f"losses are {list(self.losses)!r}", "suite.losses", f"name one or both of {', '.join(LOSSES)}, once each"
+                f"losses are {list(self.losses)!r}",
+                "suite.losses",
+                f"name one or both of {', '.join(LOSSES)}, once each",
             )
         if any(not factor > 0 for factor in self.eps_factors):
             raise HardbitError("an eps factor is not above zero", "suite.eps_factors", "give positive factors")
@@ -107,7 +111,9 @@ def suite_from_document(document: Mapping[str, Any]) -> Suite:
     try:
         suite = Suite(**settings)
     except TypeError as error:
-        raise HardbitError(f"a setting has the wrong type ({error})", "suite", "give numbers and lists of them") from None
+        raise HardbitError(
+            f"a setting has the wrong type ({error})", "suite", "give numbers and lists of them"
+        ) from None
     if suite.name not in SUITES and suite.name != "custom":
         raise HardbitError(f"suite {suite.name!r} is not known", "suite.name", f"choose {', '.join(SUITES)} or custom")
     if suite.name in SUITES and replace(suite, seed=0) != SUITES[suite.name]:

@@ -31,7 +31,11 @@ def random_start(
     values = math.prod(images.shape[1:])
     for row, index in enumerate(indices):
         generator = np.random.Generator(np.random.Philox(key=[seed, stream], counter=[0, 0, 0, int(index)]))
-        delta = _linf(generator, threat_model, values) if threat_model.norm == "linf" else _l2(generator, threat_model, values)
+        delta = (
+            _linf(generator, threat_model, values)
+            if threat_model.norm == "linf"
+            else _l2(generator, threat_model, values)
+        )
         point = np.clip(images[row].reshape(-1) + delta, 0, 255)
         start[row] = point.reshape(images.shape[1:])
     return start

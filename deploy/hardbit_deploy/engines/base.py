@@ -13,8 +13,6 @@ from typing import Any, Literal, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from hardbit_deploy.errors import HardbitError
-
 __all__ = ["Engine", "Gradient", "PrecisionReport", "PrecisionRow", "Target"]
 
 Self = TypeVar("Self", bound="_Activated")

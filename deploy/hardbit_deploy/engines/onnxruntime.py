@@ -1,0 +1,216 @@
+"""The ONNX Runtime engine on a CPU, and the attack graph on the same runtime.
+
+Both run in micro-batches: a chunk of images goes through in slices small enough that one layer's activations are still
+in the cache when the next layer reads them. Results do not depend on the slices; speed does.
+
+Boundary: opens graphs, never changes them; what they execute is proved by `executed_kernels`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+from numpy.typing import NDArray
+
+from hardbit_deploy.bundle import Bundle
+from hardbit_deploy.engines.base import Engine, Gradient, PrecisionReport
+from hardbit_deploy.errors import HardbitError
+from hardbit_deploy.suite import LOSSES
+
+__all__ = [
+    "OnnxRuntimeEngine",
+    "OnnxRuntimeGradient",
+    "executed_precision",
+    "open_engine",
+    "open_gradient",
+    "session_options",
+]
+
+PROVIDER = "CPUExecutionProvider"
+DEFAULT_BATCH = 8
+
+
+def open_engine(bundle: Bundle, threads: int = 1) -> OnnxRuntimeEngine:
+    """The bundle's engine graph, not yet active."""
+    manifest = bundle.manifest
+    return OnnxRuntimeEngine(bundle.file(manifest.engine_file), manifest.input_shape, manifest.classes, threads=threads)
+
+
+def open_gradient(bundle: Bundle, threads: int = 1) -> OnnxRuntimeGradient:
+    """The bundle's attack graph, not yet active."""
+    manifest = bundle.manifest
+    return OnnxRuntimeGradient(
+        bundle.file(manifest.attack_file), manifest.input_shape, manifest.classes, threads=threads
+    )
+
+
+def executed_precision(bundle: Bundle) -> PrecisionReport:
+    """Run one image through the engine, with its own settings and profiling on, and read which kernels ran."""
+    from hardbit_deploy.engines.executed_kernels import judge_kernels, profiled_kernels
+
+    image = np.ascontiguousarray(bundle.images[:1])
+    kernels = profiled_kernels(bundle.file(bundle.manifest.engine_file), image)
+    return judge_kernels(kernels, bundle.manifest.integer_nodes, bundle.manifest.float_nodes)
+
+
+def session_options(threads: int) -> onnxruntime.SessionOptions:
+    """The one set of options under which engines are attacked, timed and proved."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
+    # Gradients of confident networks are full of subnormal numbers, which slow a CPU several times.
+    options.add_session_config_entry("session.set_denormal_as_zero", "1")
+    options.log_severity_level = 3
+    return options
+
+
+def open_session(path: Path, options: onnxruntime.SessionOptions) -> onnxruntime.InferenceSession:
+    """A session on the CPU alone; raises HardbitError where the graph cannot be loaded or another provider is used."""
+    try:
+        session = onnxruntime.InferenceSession(str(path), options, providers=[PROVIDER])
+    except Exception as error:  # the runtime raises a class of its own for every status code
+        raise HardbitError(f"ONNX Runtime cannot load it ({error})", path.name, "build the bundle anew") from error
+    if session.get_providers() != [PROVIDER]:
+        raise HardbitError(
+            f"the session runs on {', '.join(session.get_providers())}", path.name, f"install a runtime with {PROVIDER}"
+        )
+    return session
+
+
+class OnnxRuntimeEngine(Engine):
+    """Engine graph: input `image` uint8 (batch, channels, height, width), output `logits` float32 (batch, classes)."""
+
+    def __init__(
+        self,
+        path: Path,
+        input_shape: tuple[int, int, int],
+        classes: int,
+        *,
+        threads: int = 1,
+        batch: int = DEFAULT_BATCH,
+    ) -> None:
+        super().__init__(input_shape, classes)
+        self._path = path
+        self._threads = threads
+        self._batch = batch
+        self._session: onnxruntime.InferenceSession | None = None
+
+    @property
+    def runtime(self) -> str:
+        return f"onnxruntime {onnxruntime.__version__} {PROVIDER}"
+
+    def activate_impl(self) -> None:
+        session = open_session(self._path, session_options(self._threads))
+        _require_signature(session, self._path, {"image": "tensor(uint8)"}, ("logits",))
+        self._session = session
+
+    def deactivate_impl(self) -> None:
+        self._session = None
+
+    def infer_impl(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        run = _active(self._session).run
+        if len(images) <= self._batch:
+            logits: NDArray[np.float32] = run(["logits"], {"image": images})[0]
+            return logits
+        result = np.empty((len(images), self.classes), np.float32)
+        for first in range(0, len(images), self._batch):
+            part = slice(first, first + self._batch)
+            result[part] = run(["logits"], {"image": images[part]})[0]
+        return result
+
+
+class OnnxRuntimeGradient(Gradient):
+    """Attack graph: inputs `image`, `onehot`, `engine_logits`, `loss_weights`; outputs `gradient` and `logits`."""
+
+    def __init__(
+        self,
+        path: Path,
+        input_shape: tuple[int, int, int],
+        classes: int,
+        *,
+        threads: int = 1,
+        batch: int = DEFAULT_BATCH,
+    ) -> None:
+        super().__init__(input_shape, classes)
+        self._path = path
+        self._threads = threads
+        self._batch = batch
+        self._session: onnxruntime.InferenceSession | None = None
+        self._onehot = np.eye(classes, dtype=np.float32)
+        self._loss_weights = {loss: np.eye(len(LOSSES), dtype=np.float32)[row] for row, loss in enumerate(LOSSES)}
+
+    def activate_impl(self) -> None:
+        session = open_session(self._path, session_options(self._threads))
+        inputs = dict.fromkeys(("onehot", "engine_logits", "loss_weights"), "tensor(float)")
+        _require_signature(session, self._path, {"image": "tensor(uint8)", **inputs}, ("gradient", "logits"))
+        self._session = session
+
+    def deactivate_impl(self) -> None:
+        self._session = None
+
+    def gradient_impl(
+        self,
+        images: NDArray[np.uint8],
+        labels: NDArray[np.int64],
+        engine_logits: NDArray[np.float32],
+        loss: str,
+    ) -> NDArray[np.float32]:
+        if loss not in self._loss_weights:
+            raise ValueError(f"loss {loss!r} is not one of {', '.join(self._loss_weights)}")
+        return self._run("gradient", images, self._onehot[labels], engine_logits, loss)
+
+    def logits_impl(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        nothing = np.zeros((len(images), self.classes), np.float32)
+        return self._run("logits", images, nothing, nothing, LOSSES[0])
+
+    def _run(
+        self,
+        output: str,
+        images: NDArray[np.uint8],
+        onehot: NDArray[np.float32],
+        logits: NDArray[np.float32],
+        loss: str,
+    ) -> NDArray[np.float32]:
+        run, weights = _active(self._session).run, self._loss_weights[loss]
+        result: NDArray[np.float32] | None = None
+        for first in range(0, len(images), self._batch):
+            part = slice(first, first + self._batch)
+            feed = {
+                "image": images[part],
+                "onehot": onehot[part],
+                "engine_logits": logits[part],
+                "loss_weights": weights,
+            }
+            values: NDArray[np.float32] = run([output], feed)[0]
+            if result is None:
+                if len(images) <= self._batch:
+                    return values
+                result = np.empty((len(images), *values.shape[1:]), np.float32)
+            result[part] = values
+        if result is None:
+            raise ValueError("there are no images")
+        return result
+
+
+def _active(session: onnxruntime.InferenceSession | None) -> onnxruntime.InferenceSession:
+    """The session, also while another thread deactivates: a call either runs to its end or is refused."""
+    if session is None:
+        raise RuntimeError("the session has been closed")
+    return session
+
+
+def _require_signature(
+    session: onnxruntime.InferenceSession, path: Path, inputs: dict[str, str], outputs: tuple[str, ...]
+) -> None:
+    found: dict[str, Any] = {value.name: value.type for value in session.get_inputs()}
+    missing = [f"{name} {kind}" for name, kind in inputs.items() if found.get(name) != kind]
+    missing += [name for name in outputs if name not in {value.name for value in session.get_outputs()}]
+    if missing:
+        raise HardbitError(
+            f"lacks {', '.join(missing)} among its inputs and outputs", path.name, "build the bundle with this hardbit"
+        )
