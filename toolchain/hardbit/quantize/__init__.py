@@ -9,5 +9,6 @@ from hardbit.quantize.calibration import calibrate
 from hardbit.quantize.freezing import freeze
 from hardbit.quantize.placement import quantize
 from hardbit.quantize.profiles import PROFILES, Profile, get_profile
+from hardbit.quantize.state import load_state
 
-__all__ = ["PROFILES", "Bits", "Profile", "calibrate", "freeze", "get_profile", "quantize"]
+__all__ = ["PROFILES", "Bits", "Profile", "calibrate", "freeze", "get_profile", "load_state", "quantize"]

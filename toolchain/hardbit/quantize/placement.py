@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 from torch import fx, nn
@@ -26,7 +27,7 @@ def quantize(module: nn.Module, profile: str | Profile, bits: Bits) -> fx.GraphM
     the module cannot be traced or holds an operation that the profile does not know.
     """
     chosen = get_profile(profile) if isinstance(profile, str) else profile
-    return _Placement(trace(module), chosen, bits).run()
+    return _Placement(trace(copy.deepcopy(module)), chosen, bits).run()
 
 
 def trace(module: nn.Module) -> fx.GraphModule:

@@ -15,6 +15,7 @@ from brevitas.quant.solver.weight import WeightQuantSolver
 from torch import Tensor, nn
 
 from hardbit.quantize.scales import INPUT_SCALE, ActivationScale, BiasScale, WeightScale
+from hardbit_deploy.errors import HardbitError
 
 __all__ = [
     "ActivationNumerics",
@@ -186,6 +187,8 @@ def parameter_codes(layer: Any) -> ParameterCodes:
     with torch.no_grad():
         weight = layer.quant_weight()
         bias = layer.quant_bias()
+        if bias is None or not hasattr(bias, "scale"):
+            raise HardbitError("the layer is not frozen: its bias has no integers", remedy="freeze the module first")
         scale = weight.scale.flatten().to(torch.float32)
         codes = torch.round(weight.value / weight.scale)
         bias_codes = torch.round(bias.value.double() / bias.scale.double())

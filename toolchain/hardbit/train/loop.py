@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor, fx, nn
 
 from hardbit import nets
-from hardbit.quantize import Bits, calibrate, freeze, quantize
+from hardbit.quantize import Bits, calibrate, freeze, load_state, quantize
 from hardbit.train.adversary import centred, perturb
 from hardbit.train.augmentation import augment
 from hardbit.train.checkpoint import Checkpoint, load_optimizer, read_checkpoint, write_checkpoint
@@ -129,7 +129,7 @@ class _State:
         module = quantize(nets.build(architecture, **options), profile, bits)
         if phase.frozen:
             module = freeze(module)
-        module.load_state_dict(saved.module)
+        load_state(module, saved.module)
         optimizer = _optimizer(module, phase)
         load_optimizer(optimizer, saved.optimizer)
         return cls(module, optimizer, is_frozen=phase.frozen)

@@ -12,7 +12,7 @@ from safetensors.torch import save
 from torch import fx
 
 from hardbit import nets
-from hardbit.quantize import Bits, freeze, quantize
+from hardbit.quantize import Bits, freeze, load_state, quantize
 from hardbit_deploy.errors import HardbitError
 from hardbit_deploy.storage import write_atomically
 
@@ -61,5 +61,5 @@ def load_twin(path: Path, architecture: str, options: Mapping[str, Any], profile
                 where=str(path),
                 remedy="the weights were made by another recipe: train again",
             )
-    twin.load_state_dict(tensors)
+    load_state(twin, tensors)
     return twin.eval()

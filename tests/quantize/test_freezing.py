@@ -1,0 +1,86 @@
+"""Freezing folds BatchNorm, fixes scales, and leaves a network whose float32 arithmetic is exact."""
+
+import numpy as np
+import pytest
+import torch
+from torch.nn.utils.fusion import fuse_conv_bn_weights
+
+from hardbit.quantize import freeze
+from hardbit.quantize.freezing import fold_batch_norm
+from hardbit.quantize.operators import operator_of
+from hardbit.quantize.quantizers import activation_numerics, is_weight_layer, parameter_codes
+from hardbit.train.adversary import centred
+from quantized_examples import calibrated, random_images
+
+WIDTHS = [8, 7, 4, 3, 2]
+
+
+@pytest.mark.parametrize("bits", WIDTHS)
+@pytest.mark.parametrize("architecture", ["lenet", "resnet8", "resnet20"])
+def test_a_frozen_network_computes_the_same_bits_in_float32_and_float64(architecture, bits):
+    """float64 has 29 bits to spare: equality means that float32 rounded nowhere but in the quantizers."""
+    twin = freeze(calibrated(architecture, bits))
+    shape = (1, 28, 28) if architecture == "lenet" else (3, 32, 32)
+    images = centred(torch.from_numpy(random_images(64, shape, seed=1)))
+    with torch.no_grad():
+        single = twin(images)
+        double = twin.double()(images.double())
+    assert torch.equal(single.double(), double)
+
+
+def test_folding_is_that_of_pytorch():
+    module = calibrated("lenet", 8)
+    layer, norm = module.conv2, module.bn2
+    weight, bias = fuse_conv_bn_weights(
+        layer.weight, layer.bias, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
+    )
+    fold_batch_norm(module)
+    assert torch.allclose(module.conv2.weight, weight, rtol=1e-5, atol=1e-7)
+    assert torch.allclose(module.conv2.bias, bias, rtol=1e-5, atol=1e-6)
+    assert not any("bn" in name for name, _ in module.named_modules())
+
+
+def test_a_learned_weight_scale_follows_the_factor_that_is_folded_in():
+    """With factors that are powers of two the codes cannot change at all."""
+    module = calibrated("lenet", 2)
+    norm = module.bn2
+    with torch.no_grad():
+        norm.running_var.fill_(1 - norm.eps)
+        norm.weight.copy_(2.0 ** torch.randint(-3, 3, norm.weight.shape) * torch.sign(torch.randn(norm.weight.shape)))
+    sign = torch.sign(norm.weight.detach()).view(-1, 1, 1, 1)
+    before = module.conv2.quant_weight().int() * sign.to(torch.int8)
+    fold_batch_norm(module)
+    assert torch.equal(module.conv2.quant_weight().int(), before.to(torch.int8))
+
+
+@pytest.mark.parametrize("bits", WIDTHS)
+def test_the_integers_of_a_frozen_layer(bits):
+    twin = freeze(calibrated("resnet8", bits))
+    scale_of = {}
+    for node in twin.graph.nodes:
+        operator = operator_of(twin, node)
+        if operator == "Quantize":
+            scale_of[node] = activation_numerics(twin.get_submodule(str(node.target))).scale
+        elif node.all_input_nodes and node.all_input_nodes[0] in scale_of and operator != "Add":
+            scale_of[node] = scale_of[node.all_input_nodes[0]]
+        if operator not in ("Conv", "Gemm"):
+            continue
+        layer = twin.get_submodule(str(node.target))
+        codes = parameter_codes(layer)
+        limit = 2 ** (codes.weight_bits - 1) - 1
+        assert codes.weight.abs().max() <= limit
+        assert torch.equal(codes.weight, layer.quant_weight().int())  # Brevitas' own integers
+        expected = codes.weight_scale.numpy() * np.float32(scale_of[node.all_input_nodes[0]])
+        assert np.array_equal(codes.bias_scale.numpy(), expected)
+        error = (codes.bias * codes.bias_scale - layer.bias).abs()
+        assert torch.all(error <= codes.bias_scale / 2 * (1 + 1e-4))
+
+
+def test_a_frozen_network_still_learns_with_its_scales_fixed():
+    twin = freeze(calibrated("lenet", 4)).train()
+    names = [name for name, _ in twin.named_parameters()]
+    assert not any("scale" in name for name in names)
+    images = centred(torch.from_numpy(random_images(8, (1, 28, 28))))
+    twin(images).square().sum().backward()
+    layers = [m for m in twin.modules() if is_weight_layer(m)]
+    assert all(torch.any(layer.weight.grad != 0) and torch.any(layer.bias.grad != 0) for layer in layers)

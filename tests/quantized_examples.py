@@ -1,0 +1,47 @@
+"""Quantized networks for tests: random weights, BatchNorm that matters, scales calibrated on random images."""
+
+from __future__ import annotations
+
+import copy
+import functools
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import fx, nn
+
+from hardbit import nets
+from hardbit.quantize import Bits, calibrate, quantize
+from hardbit.train.adversary import centred
+
+
+def random_images(count: int, shape: tuple[int, ...], seed: int = 0) -> NDArray[np.uint8]:
+    """Smooth random images, uint8 (count, *shape): upsampled noise, so that convolutions see structure."""
+    generator = torch.Generator().manual_seed(seed)
+    coarse = torch.rand(count, shape[0], 5, 5, generator=generator)
+    fine = torch.rand(count, *shape, generator=generator)
+    smooth = nn.functional.interpolate(coarse, size=shape[1:], mode="bilinear", align_corners=False)
+    return ((0.8 * smooth + 0.2 * fine) * 255).round().to(torch.uint8).numpy()
+
+
+def calibrated(architecture: str, bits: int) -> fx.GraphModule:
+    """`architecture` under the onnxruntime profile, as it stands before training: weights random, scales calibrated."""
+    return copy.deepcopy(_calibrated(architecture, bits))
+
+
+@functools.cache
+def _calibrated(architecture: str, bits: int) -> fx.GraphModule:
+    torch.manual_seed(0)
+    network = nets.build(architecture)
+    module = quantize(network, "onnxruntime", Bits(weights=bits, activations=bits))
+    for norm in module.modules():
+        if isinstance(norm, nn.BatchNorm1d | nn.BatchNorm2d):
+            nn.init.uniform_(norm.weight, 0.5, 1.5)
+            nn.init.uniform_(norm.bias, -0.3, 0.3)
+    images = centred(torch.from_numpy(random_images(64, network.input_shape)))
+    calibrate(module, images.split(32))
+    module.train()
+    with torch.no_grad():
+        for _ in range(10):
+            module(images)  # gives BatchNorm running statistics of the data
+    return module.eval()
