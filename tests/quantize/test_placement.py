@@ -139,6 +139,7 @@ class Probabilities(nn.Module):
 @pytest.mark.parametrize(
     ("network", "message"),
     [
+        (nn.Sequential(nn.Conv2d(1, 4, 3), nn.Sequential(Branching())), r"^1\.0: .*cannot be traced"),
         (Branching(), r"Branching: .*cannot be traced"),
         (Sigmoid(), r"gate: .*does not know the operation 'Sigmoid'"),
         (LateNorm(), r"late: .*BatchNorm must follow"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from typing import Any
 
 from torch import fx, nn
@@ -32,18 +33,33 @@ def quantize(module: nn.Module, profile: str | Profile, bits: Bits) -> fx.GraphM
 
 def trace(module: nn.Module) -> fx.GraphModule:
     """FX trace of `module`, or a HardbitError that says where tracing stopped."""
+    tracer = _PlacedTracer()
     try:
-        traced = fx.symbolic_trace(module)
+        traced = fx.GraphModule(module, tracer.trace(module), type(module).__name__)
     except Exception as error:  # FX raises whatever the traced code raises
-        place = type(module).__name__
         raise HardbitError(
             f"the network cannot be traced: {error}",
-            where=place,
+            where=tracer.innermost or type(module).__name__,
             remedy="make its forward() free of control flow that depends on tensor values",
         ) from error
     if len([n for n in traced.graph.nodes if n.op == "placeholder"]) != 1:
         raise HardbitError("the network must take one input, the image", where=type(module).__name__)
     return traced
+
+
+class _PlacedTracer(fx.Tracer):
+    """FX's tracer, which remembers the innermost submodule that it was in when something went wrong."""
+
+    innermost = ""
+
+    def call_module(
+        self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        try:
+            return super().call_module(m, forward, args, kwargs)
+        except Exception:
+            self.innermost = self.innermost or self.path_of_module(m)
+            raise
 
 
 class _Placement:
