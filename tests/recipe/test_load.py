@@ -74,7 +74,7 @@ def test_defaults_of_a_phase_follow_from_its_adversary_and_the_threat_model(phas
         ('name = "quick"\nsteps = 10', "quick", 10),
         ("steps = 50", "custom", 50),
         ('name = "custom"\nsteps = 20', "custom", 20),
-        ('name = "quick"\nseed = 3', "custom", 10),
+        ('name = "quick"\nseed = 3', "quick", 10),
     ],
 )
 def test_a_suite_that_overrides_something_is_called_custom(suite, name, steps):

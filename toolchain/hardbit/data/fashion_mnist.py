@@ -19,7 +19,7 @@ from hardbit.data.idx import parse_idx
 from hardbit.data.image_set import ImageSet
 from hardbit_deploy.errors import HardbitError
 
-__all__ = ["CLASS_NAMES", "IMAGE_SHAPE", "find", "load"]
+__all__ = ["CLASS_NAMES", "IMAGE_SHAPE", "cached", "find", "load"]
 
 CLASS_NAMES = (
     "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
@@ -82,6 +82,18 @@ def find() -> Path | None:
     return None
 
 
+def cached() -> Path | None:
+    """The folder of earlier downloads, if all four files are there."""
+    folder = _cache()
+    return folder if all((folder / name).is_file() for name in IDX_SHA256) else None
+
+
+def _cache() -> Path:
+    import pooch
+
+    return Path(pooch.os_cache("hardbit")) / "fashion-mnist"
+
+
 def _unpack(file: Path) -> bytes:
     try:
         with gzip.open(file) as stream:
@@ -100,7 +112,7 @@ def _unpack(file: Path) -> bytes:
 def _download(names: tuple[str, ...]) -> Path:
     import pooch
 
-    cache = Path(pooch.os_cache("hardbit")) / "fashion-mnist"
+    cache = _cache()
     try:
         for name in names:
             pooch.retrieve(URL + name, known_hash=f"sha256:{GZIP_SHA256[name]}", fname=name, path=cache)

@@ -8,7 +8,9 @@ from __future__ import annotations
 import copy
 from typing import Any
 
-__all__ = ["DATA_SETS", "INPUT_SHAPES", "NETWORK_OPTIONS", "SUITES", "resolve_defaults"]
+from hardbit_deploy.suite import SUITES
+
+__all__ = ["DATA_SETS", "INPUT_SHAPES", "NETWORK_OPTIONS", "resolve_defaults"]
 
 NETWORK_OPTIONS: dict[str, dict[str, Any]] = {
     "lenet": {"channels": [16, 32], "hidden": 100},
@@ -20,11 +22,6 @@ INPUT_SHAPES = {"lenet": [1, 28, 28], "resnet8": [3, 32, 32], "resnet20": [3, 32
 DATA_SETS: dict[str, dict[str, Any]] = {
     # The radii that the field accepts, 0.1 and 1.5, in grey levels; L-inf on the grid of bytes.
     "fashion-mnist": {"classes": 10, "eps_255": {"linf": 25.0, "l2": 382.5}},
-}
-
-SUITES: dict[str, dict[str, Any]] = {
-    "quick": {"steps": 10, "restarts": 1, "losses": ["cross_entropy"], "seed": 0},
-    "standard": {"steps": 20, "restarts": 3, "losses": ["cross_entropy", "margin"], "seed": 0},
 }
 
 _PGD_STEPS = 7  # Madry et al. (2018)
@@ -71,15 +68,14 @@ def _threat_model(threat_model: dict[str, Any], data_set: object) -> None:
 
 
 def _suite(suite: dict[str, Any]) -> None:
+    """What the harness's suite of that name says, where the user does not; whatever differs from it is `custom`."""
     name = suite.get("name", "standard")
-    if not isinstance(name, str) or name not in ("custom", *SUITES):
-        base = SUITES["standard"]  # the name is the mistake to report
-    else:
-        base = SUITES.get(name, SUITES["standard"])
-    for key, value in base.items():
-        suite.setdefault(key, copy.copy(value))
-    overridden = any(suite[key] != value for key, value in base.items())
-    suite["name"] = "custom" if overridden and name in SUITES else name
+    base = SUITES["standard"] if not isinstance(name, str) or name not in SUITES else SUITES[name]
+    values = {"steps": base.steps, "restarts": base.restarts, "losses": list(base.losses)}
+    for key, value in values.items():
+        suite.setdefault(key, value)
+    overridden = any(suite[key] != value for key, value in values.items())
+    suite["name"] = "custom" if overridden and name == base.name else name
 
 
 def _phase(phase: dict[str, Any], threat_eps: object) -> None:

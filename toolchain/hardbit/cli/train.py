@@ -1,0 +1,47 @@
+"""Train the network of a recipe: weights only.
+
+Quantization-aware adversarial training on the whole train split. A checkpoint is written after every epoch: after
+Ctrl-C or a kill the same command goes on from it, to the weights that an uninterrupted run would have given."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+from pathlib import Path
+
+from hardbit.cli.run import add_recipe_arguments, run_folder
+
+EXAMPLES = """\
+  hardbit train models/fashion-cnn-w4a4/recipe.toml
+  hardbit train recipe.toml --out weights.safetensors
+  HARDBIT_DATA=/data/fashion-mnist hardbit train recipe.toml"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_recipe_arguments(parser)
+    parser.add_argument("--out", metavar="FILE", help="copy the weights here too, such as beside the recipe")
+
+
+def run(args: argparse.Namespace) -> int:
+    from hardbit import pipeline
+    from hardbit.cli.progress import progress_for
+    from hardbit.recipe import load_recipe
+    from hardbit.steps.train import Trained
+    from hardbit_deploy.errors import HardbitError
+
+    recipe = load_recipe(args.recipe)
+    out = Path(args.out) if args.out else None
+    if out is not None and not out.parent.is_dir():
+        raise HardbitError("there is no such folder", where=str(out.parent), remedy="make it first")
+    options = pipeline.RunOptions(retrain=True)
+    with progress_for(args) as progress:
+        result = pipeline.run(recipe, run_folder(args, recipe.name), "train", None, progress, options)
+    trained = Trained.at(result.folder("train"))
+    if out is not None:
+        shutil.copyfile(trained.weights, out)
+    if args.json:
+        print(json.dumps({"weights": str(out or trained.weights), "training": trained.read_log()}))
+    else:
+        print(f"Weights     {out or trained.weights}")
+    return 0
