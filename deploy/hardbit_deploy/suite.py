@@ -107,8 +107,11 @@ def suite_from_document(document: Mapping[str, Any]) -> Suite:
     missing = [key for key in ("name", "steps", "restarts", "losses") if key not in document]
     if missing:
         raise HardbitError(f"key {missing[0]!r} is missing", "suite", "add it")
-    settings = {key: tuple(value) if isinstance(value, list) else value for key, value in document.items()}
+    settings: dict[str, Any] = dict(document)
     try:
+        for key in ("losses", "eps_factors"):
+            if key in settings:
+                settings[key] = tuple(settings[key])
         suite = Suite(**settings)
     except TypeError as error:
         raise HardbitError(

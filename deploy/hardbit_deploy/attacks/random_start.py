@@ -50,4 +50,6 @@ def _l2(generator: np.random.Generator, threat_model: ThreatModel, values: int) 
     direction = generator.standard_normal(values)
     radius = threat_model.eps_255 * (1 - 1e-6) * generator.random() ** (1 / values)
     delta = direction * (radius / np.linalg.norm(direction))
-    return rounded_inside_l2(delta[None].astype(np.float32), threat_model.eps_255)[0].astype(np.int32)
+    rounded: NDArray[np.float32] = rounded_inside_l2(delta[None].astype(np.float32), threat_model.eps_255)
+    whole: NDArray[np.int32] = rounded[0].astype(np.int32)
+    return whole

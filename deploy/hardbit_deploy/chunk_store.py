@@ -1,0 +1,55 @@
+"""Measured chunks on disk, so that an evaluation that was killed goes on where it was.
+
+Boundary: stores and checks arrays; does not know what they mean.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hardbit_deploy.chunk import Measurements
+from hardbit_deploy.storage import write_atomically
+
+__all__ = ["ChunkStore"]
+
+
+class ChunkStore:
+    """One folder for one evaluation: what decides its results is in the folder's name and in every file."""
+
+    def __init__(self, work_dir: Path, decides: Mapping[str, Any]) -> None:
+        text = json.dumps(decides, sort_keys=True, allow_nan=False)
+        self.key = hashlib.sha256(text.encode()).hexdigest()
+        self.folder = work_dir / self.key[:16]
+        self.folder.mkdir(parents=True, exist_ok=True)
+
+    def save(self, first: int, count: int, measured: Measurements) -> None:
+        """Write the measurements of images `first` to `first + count - 1`, whole or not at all."""
+        stream = io.BytesIO()
+        np.savez(stream, allow_pickle=False, **{"key": np.array(self.key)}, **measured)
+        content = stream.getvalue()
+        write_atomically(self._path(first, count), hashlib.sha256(content).digest() + content)
+
+    def load(self, first: int, count: int) -> Measurements | None:
+        """What was saved; None where nothing was, or where it is damaged or belongs to another evaluation."""
+        try:
+            content = self._path(first, count).read_bytes()
+            if hashlib.sha256(content[32:]).digest() != content[:32]:
+                return None
+            with np.load(io.BytesIO(content[32:]), allow_pickle=False) as archive:
+                measured = {name: archive[name] for name in archive.files}
+        except (OSError, ValueError, EOFError, zipfile.BadZipFile):
+            return None
+        if str(measured.pop("key", "")) != self.key or len(measured.get("index", ())) != count:
+            return None
+        return measured
+
+    def _path(self, first: int, count: int) -> Path:
+        return self.folder / f"images-{first:08d}-{first + count:08d}.npz.sha256"
