@@ -1,0 +1,170 @@
+"""A second opinion on ONNX graphs and their gradients: PyTorch in float64, differentiated by torch.autograd.
+
+It shares nothing with hardbit's rules: forward semantics are written from the ONNX operator specification, and every
+derivative but two is autograd's own. The two are the straight-through rounding, and the clipping of codes, whose
+derivative by torch.clamp is 1 on the closed interval.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import torch
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+from torch import Tensor
+from torch.nn import functional
+
+CODES = {TensorProto.UINT8: (0, 255), TensorProto.INT8: (-128, 127), TensorProto.INT32: (-(2**31), 2**31 - 1)}
+
+
+class RoundStraightThrough(torch.autograd.Function):
+    """Rounding half to even whose derivative is taken as 1."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return torch.round(x)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        return gradient
+
+
+class ClampInside(torch.autograd.Function):
+    """Clamp whose derivative is 1 strictly inside the bounds: saturation as integer codes alone show it."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, low: float, high: float) -> Tensor:
+        ctx.save_for_backward((x > low) & (x < high))
+        return x.clamp(low, high)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        return gradient * ctx.saved_tensors[0], None, None
+
+
+def evaluate(model: onnx.ModelProto, feeds: dict[str, Tensor], *, masks_from_codes: bool = False) -> dict[str, Tensor]:
+    """Every tensor of the graph, float64 (codes too). `masks_from_codes` follows the rule for 8-bit quantizers."""
+    values = dict(feeds)
+    for tensor in model.graph.initializer:
+        array = numpy_helper.to_array(tensor)
+        values[tensor.name] = torch.from_numpy(array.astype(np.float64) if array.dtype.kind == "f" else array.copy())
+    types = {tensor.name: tensor.data_type for tensor in model.graph.initializer}
+    for node in model.graph.node:
+        options = {a.name: helper.get_attribute_value(a) for a in node.attribute}
+        operands = [values[name] if name else None for name in node.input]
+        if node.op_type == "QuantizeLinear":
+            types[node.output[0]] = types[node.input[2]] if len(node.input) > 2 else TensorProto.UINT8
+            options["code_type"] = types[node.output[0]]
+            options["inside"] = masks_from_codes and not followed_by_clip(model, node.output[0])
+        values[node.output[0]] = OPERATORS[node.op_type](operands, options)
+    return values
+
+
+def followed_by_clip(model: onnx.ModelProto, tensor: str) -> bool:
+    return any(node.op_type == "Clip" and tensor in node.input for node in model.graph.node)
+
+
+def quantize(x: list[Tensor], options: dict[str, Any]) -> Tensor:
+    zero_point = float(x[2]) if len(x) > 2 else 0.0
+    codes = RoundStraightThrough.apply(x[0] / x[1]) + zero_point
+    low, high = CODES[options["code_type"]]
+    return ClampInside.apply(codes, low, high) if options["inside"] else codes.clamp(low, high)
+
+
+def dequantize(x: list[Tensor], options: dict[str, Any]) -> Tensor:
+    scale, zero_point = x[1], x[2] if len(x) > 2 else torch.zeros(())
+    if scale.ndim == 1:
+        axis = options.get("axis", 1)
+        shape = [-1 if k == axis else 1 for k in range(x[0].ndim)]
+        scale, zero_point = scale.reshape(shape), zero_point.reshape(shape)
+    return (x[0].double() - zero_point.double()) * scale.double()
+
+
+def padded(x: Tensor, options: dict[str, Any], value: float = 0.0) -> Tensor:
+    top, left, bottom, right = options.get("pads", (0, 0, 0, 0))
+    return functional.pad(x, (left, right, top, bottom), value=value)
+
+
+def conv(x: list[Tensor], options: dict[str, Any]) -> Tensor:
+    return functional.conv2d(
+        padded(x[0], options),
+        x[1],
+        x[2] if len(x) > 2 else None,
+        tuple(options.get("strides", (1, 1))),
+        0,
+        tuple(options.get("dilations", (1, 1))),
+        options.get("group", 1),
+    )
+
+
+def max_pool(x: list[Tensor], options: dict[str, Any]) -> Tensor:
+    strides = options.get("strides", (1, 1))
+    return functional.max_pool2d(padded(x[0].double(), options, -1e30), options["kernel_shape"], strides)
+
+
+def average_pool(x: list[Tensor], options: dict[str, Any]) -> Tensor:
+    kernel, strides = options["kernel_shape"], tuple(options.get("strides", (1, 1)))
+    total = functional.avg_pool2d(padded(x[0], options), kernel, strides) * float(np.prod(kernel))
+    if options.get("count_include_pad", 0):
+        return total / float(np.prod(kernel))
+    ones = padded(torch.ones_like(x[0]), options)
+    return total / (functional.avg_pool2d(ones, kernel, strides) * float(np.prod(kernel)))
+
+
+def gemm(x: list[Tensor], options: dict[str, Any]) -> Tensor:
+    left = x[0].T if options.get("transA", 0) else x[0]
+    right = x[1].T if options.get("transB", 0) else x[1]
+    product = options.get("alpha", 1.0) * (left @ right)
+    return product + options.get("beta", 1.0) * x[2] if len(x) > 2 else product
+
+
+def batch_norm(x: list[Tensor], options: dict[str, Any]) -> Tensor:
+    return functional.batch_norm(x[0], x[3], x[4], x[1], x[2], eps=options.get("epsilon", 1e-5))
+
+
+OPERATORS: dict[str, Callable[[list[Any], dict[str, Any]], Tensor]] = {
+    "Add": lambda x, o: x[0] + x[1],
+    "AveragePool": average_pool,
+    "BatchNormalization": batch_norm,
+    "Clip": lambda x, o: torch.clamp(x[0], float(x[1]), float(x[2])),
+    "Conv": conv,
+    "DequantizeLinear": dequantize,
+    "Flatten": lambda x, o: x[0].flatten(o.get("axis", 1)),
+    "Gemm": gemm,
+    "GlobalAveragePool": lambda x, o: x[0].mean((2, 3), keepdim=True),
+    "Identity": lambda x, o: x[0],
+    "MaxPool": max_pool,
+    "QuantizeLinear": quantize,
+    "Relu": lambda x, o: torch.relu(x[0]),
+}
+
+
+def vector_jacobian(function: Callable[[Tensor], Tensor], x: NDArray[Any], v: NDArray[Any]) -> NDArray[np.float64]:
+    """v' J of `function` at x, in float64."""
+    point = torch.tensor(x, dtype=torch.float64, requires_grad=True)
+    (gradient,) = torch.autograd.grad(function(point), point, torch.tensor(v, dtype=torch.float64))
+    return gradient.numpy()
+
+
+def run(model: onnx.ModelProto, feeds: dict[str, Any], *, optimised: bool = True) -> dict[str, NDArray[Any]]:
+    """All outputs by name, from ONNX Runtime on one core."""
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.log_severity_level = 3
+    level = ort.GraphOptimizationLevel
+    options.graph_optimization_level = level.ORT_ENABLE_ALL if optimised else level.ORT_DISABLE_ALL
+    session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    names = [output.name for output in session.get_outputs()]
+    return dict(zip(names, session.run(names, feeds), strict=True))
+
+
+def relative_error(actual: NDArray[Any], expected: NDArray[Any]) -> float:
+    """Largest difference in units of the largest expected magnitude."""
+    if actual.shape != expected.shape:
+        raise ValueError(f"shapes {actual.shape} and {expected.shape} differ")
+    return float(np.abs(actual - expected).max() / max(np.abs(expected).max(), 1e-30))

@@ -1,0 +1,1 @@
+"""ONNX graphs: the canonical form, its export and import, value-preserving passes, and reverse-mode differentiation."""

@@ -1,0 +1,164 @@
+"""The attack graph: an ONNX model of input gradient, logits and loss, made of a classifier's graph.
+
+Inputs: `image` uint8 (batch, channels, height, width); `onehot` float32 (batch, classes); `engine_logits` float32
+(batch, classes), the deployed engine's answer to the same bytes; `loss_weights` float32 (2,), those of cross-entropy
+and margin. Outputs: `gradient` float32 of the shape of `image`, the derivative of the loss by the network's float
+input, straight through its quantizers; `logits` float32 (batch, classes), this graph's own forward pass; `loss`
+float32 (batch,).
+
+The backward pass starts from the engine's logits and reads this graph's own activations. Only standard operators of
+opset 18 are written, and the batch is dynamic.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from hardbit.graph.gradient.forward import forward_from_bytes
+from hardbit.graph.gradient.losses import weighted_losses
+from hardbit.graph.gradient.primal import PrimalGraph, Shape, index_graph
+from hardbit.graph.gradient.rules import RULES
+from hardbit.graph.gradient.tape import OPSET, Cotangent, Tape, sweep
+from hardbit_deploy.errors import HardbitError
+
+__all__ = ["Masks", "build_attack_graph", "differentiate"]
+
+IR_VERSION = 10
+Masks = Literal["auto", "exact"]
+
+
+def build_attack_graph(canonical: onnx.ModelProto, *, masks: Masks = "auto") -> onnx.ModelProto:
+    """The attack graph of a classifier with one float32 image input and one output of logits (batch, classes).
+
+    `masks="exact"` takes the clipping masks of all quantizers from float values; "auto" takes those of quantizers with
+    256 levels and more from their integer codes, which lets the forward pass run in integers (see `quantization`).
+    Raises UnsupportedOperator naming the node that has no gradient rule.
+    """
+    require_opset(canonical)
+    model, pixels = forward_from_bytes(canonical)
+    graph = index_graph(model)
+    if len(graph.outputs) != 1 or len(graph.shape(graph.outputs[0])) != 2:
+        raise HardbitError("an attack needs a classifier: one output of shape (batch, classes)", where="graph outputs")
+    image, logits = graph.inputs[0], graph.outputs[0]
+    classes = int(graph.shape(logits)[1] or 0)
+    tape = Tape(graph, exact=masks == "exact")
+    losses = weighted_losses(tape, "engine_logits", "onehot", "loss_weights", classes)
+    gradient = sweep(tape, RULES, {logits: Cotangent(losses.seed)}, pixels)
+    inputs = {
+        "image": (TensorProto.UINT8, graph.shape(image)),
+        "onehot": (TensorProto.FLOAT, (None, classes)),
+        "engine_logits": (TensorProto.FLOAT, (None, classes)),
+        "loss_weights": (TensorProto.FLOAT, (2,)),
+    }
+    outputs = {
+        "gradient": (gradient, graph.shape(pixels)),
+        "logits": (logits, (None, classes)),
+        "loss": (losses.loss, (None,)),
+    }
+    return finish(tape, inputs, outputs, {image: "image"}, "attack")
+
+
+def differentiate(model: onnx.ModelProto, output: str, wrt: str, *, masks: Masks = "exact") -> onnx.ModelProto:
+    """The vector-Jacobian product of one tensor by another as a model.
+
+    It has the inputs of `model` and `grad_output`, of the shape of `output`; its outputs are `gradient`, of the shape
+    of the tensor `wrt`, and `output` itself.
+    """
+    require_opset(model)
+    graph = index_graph(model)
+    tape = Tape(graph, exact=masks == "exact")
+    gradient = sweep(tape, RULES, {output: Cotangent("grad_output")}, wrt)
+    inputs = {name: (graph.dtypes[name], graph.shape(name)) for name in graph.inputs}
+    inputs["grad_output"] = (TensorProto.FLOAT, graph.shape(output))
+    outputs = {"gradient": (gradient, graph.shape(wrt)), output: (output, graph.shape(output))}
+    return finish(tape, inputs, outputs, {}, "vector_jacobian_product")
+
+
+def require_opset(model: onnx.ModelProto) -> None:
+    version = next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 0)
+    if version != OPSET:
+        raise HardbitError(
+            f"the graph is written in opset {version}, the gradient in opset {OPSET}",
+            where="opset_import",
+            remedy=f"export with opset {OPSET}, or convert with onnx.version_converter",
+        )
+
+
+def finish(
+    tape: Tape,
+    inputs: dict[str, tuple[int, Shape]],
+    outputs: dict[str, tuple[str, Shape]],
+    renamed: dict[str, str],
+    name: str,
+) -> onnx.ModelProto:
+    """Assemble forward and reverse nodes that lead to `outputs` into a checked model."""
+    aliases = [
+        helper.make_node("Identity", [tensor], [public], name=public)
+        for public, (tensor, _) in outputs.items()
+        if public != tensor
+    ]
+    nodes = [*integer_parameters(tape), *tape.forward_nodes(), *tape.nodes, *aliases]
+    for node in nodes:
+        node.input[:] = [renamed.get(tensor, tensor) for tensor in node.input]
+    nodes = live_nodes(nodes, set(outputs))
+    read = {tensor for node in nodes for tensor in node.input} - {tensor for node in nodes for tensor in node.output}
+    initializers = [
+        tape.initializers[tensor] if tensor in tape.initializers else initializer(tape.graph, tensor)
+        for tensor in sorted(read)
+        if tensor in tape.initializers or tensor in tape.graph.constants
+    ]
+    proto = helper.make_graph(
+        nodes,
+        name,
+        [value_info(public, dtype, shape) for public, (dtype, shape) in inputs.items()],
+        [value_info(public, TensorProto.FLOAT, shape) for public, (_, shape) in outputs.items()],
+        initializers,
+    )
+    model = helper.make_model(proto, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION)
+    onnx.checker.check_model(model, full_check=True)
+    return model
+
+
+def integer_parameters(tape: Tape) -> list[onnx.NodeProto]:
+    """DequantizeLinear of weights and biases, where it lets ONNX Runtime run the layer in integers.
+
+    It does if the layer's input comes from codes and its output, Relu included, goes to a quantizer and to nobody
+    else; other layers read their parameters as float constants, which saves the work in every run.
+    """
+    graph = tape.graph
+    read_in_reverse = {tensor for node in tape.nodes for tensor in node.input}
+    kept: dict[str, onnx.NodeProto] = {}
+    for node in graph.nodes:
+        source = graph.producers.get(node.input[0]) if node.input else None
+        if node.op_type not in ("Conv", "Gemm") or source is None or source.op_type != "DequantizeLinear":
+            continue
+        result = node.output[0]
+        reader = graph.sole_consumer(result)
+        if reader is not None and reader.op_type == "Relu" and result not in read_in_reverse:
+            result, reader = reader.output[0], graph.sole_consumer(reader.output[0])
+        if result in read_in_reverse or (
+            node.op_type == "Conv" and (reader is None or reader.op_type != "QuantizeLinear")
+        ):
+            continue
+        kept.update((name, graph.folded[name]) for name in node.input[1:] if name in graph.folded)
+    return list(kept.values())
+
+
+def live_nodes(nodes: list[onnx.NodeProto], wanted: set[str]) -> list[onnx.NodeProto]:
+    kept = []
+    for node in reversed(nodes):
+        if any(tensor in wanted for tensor in node.output):
+            wanted.update(node.input)
+            kept.append(node)
+    return kept[::-1]
+
+
+def initializer(graph: PrimalGraph, name: str) -> onnx.TensorProto:
+    return numpy_helper.from_array(graph.constants[name], name)
+
+
+def value_info(name: str, dtype: int, shape: Shape) -> onnx.ValueInfoProto:
+    return helper.make_tensor_value_info(name, dtype, ["batch" if size is None else size for size in shape])

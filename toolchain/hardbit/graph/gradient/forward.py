@@ -1,0 +1,144 @@
+"""The attack graph's own forward pass: the canonical graph in a form that ONNX Runtime runs in integers.
+
+Everything here keeps the values of every tensor that stays:
+
+- The image enters as bytes. A first quantizer of 8 bits is the identity on them, so it goes; pixel and code differ by
+  a constant only.
+- Signed activation codes become unsigned with the zero point raised by 128: the form of ONNX Runtime's kernels.
+- DequantizeLinear moves behind operators that only choose or move values, so that these work on bytes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from hardbit.graph.gradient.primal import PrimalGraph, index_graph
+from hardbit.graph.gradient.quantization import code_range
+from hardbit_deploy.errors import HardbitError
+
+__all__ = ["BytesInput", "forward_from_bytes"]
+
+PIXEL_SCALE = 1 / 256  # of networks whose first operator is no 8-bit quantizer
+PIXEL_ZERO_POINT = 128
+MOVES_VALUES = frozenset({"MaxPool", "Flatten", "Reshape", "Transpose"})
+
+
+@dataclass(frozen=True)
+class BytesInput:
+    """The network's float input as a function of a byte: (pixel - zero_point) * scale."""
+
+    scale: float
+    zero_point: int
+
+
+def forward_from_bytes(canonical: onnx.ModelProto) -> tuple[onnx.ModelProto, str]:
+    """The model with a uint8 input of the same name, and the name of the float tensor that was the network's input."""
+    model = onnx.ModelProto()
+    model.CopyFrom(canonical)
+    del model.graph.value_info[:]
+    raise_signed_codes(model)
+    delay_dequantize(model)
+    pixels = enter_bytes(model)
+    return model, pixels
+
+
+def raise_signed_codes(model: onnx.ModelProto) -> None:
+    """int8 activations to uint8, zero point and Clip bounds raised by 128."""
+    graph = index_graph(model)
+    signed = {
+        node.output[0]
+        for node in graph.nodes
+        if node.op_type == "QuantizeLinear" and graph.dtypes.get(node.output[0]) == TensorProto.INT8
+    }
+    for node in graph.nodes:  # codes stay codes through a Clip and through what moves values
+        if node.op_type in MOVES_VALUES | {"Clip"} and node.input[0] in signed:
+            signed.add(node.output[0])
+    for node in model.graph.node:
+        if node.op_type == "QuantizeLinear" and node.output[0] in signed:
+            raise_inputs(model, graph, node, [2])
+        elif node.op_type == "Clip" and node.input[0] in signed:
+            raise_inputs(model, graph, node, [1, 2])
+        elif node.op_type == "DequantizeLinear" and node.input[0] in signed:
+            raise_inputs(model, graph, node, [2])
+
+
+def raise_inputs(model: onnx.ModelProto, graph: PrimalGraph, node: onnx.NodeProto, positions: list[int]) -> None:
+    for position in positions:
+        name = node.input[position] if position < len(node.input) else ""
+        old = graph.constants[name] if name else np.zeros((), np.int8)
+        if not name and node.op_type == "Clip":
+            continue
+        raised = f"{name or node.output[0] + '.zero_point'}.unsigned"
+        if not any(tensor.name == raised for tensor in model.graph.initializer):
+            value = (old.astype(np.int16) + 128).astype(np.uint8)
+            model.graph.initializer.append(numpy_helper.from_array(value, raised))
+        if position < len(node.input):
+            node.input[position] = raised
+        else:
+            node.input.append(raised)
+
+
+def delay_dequantize(model: onnx.ModelProto) -> None:
+    """DequantizeLinear -> op becomes op -> DequantizeLinear, for operators that only move values."""
+    made: dict[str, onnx.NodeProto] = {}
+    constants = {tensor.name for tensor in model.graph.initializer}
+    nodes = []
+    for node in model.graph.node:
+        source = made.get(node.input[0]) if node.input else None
+        if node.op_type in MOVES_VALUES and source is not None and len(node.output) == 1:
+            codes = f"{node.output[0]}.codes"
+            dequantize = onnx.NodeProto()
+            dequantize.CopyFrom(source)
+            dequantize.name = f"{node.name}.dequantize"
+            dequantize.input[0], dequantize.output[0] = codes, node.output[0]
+            node.input[0], node.output[0] = source.input[0], codes
+            nodes += [node, dequantize]
+            made[dequantize.output[0]] = dequantize
+            continue
+        nodes.append(node)
+        if node.op_type == "DequantizeLinear" and node.input[0] not in constants and node.input[1] in constants:
+            made[node.output[0]] = node
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+
+
+def enter_bytes(model: onnx.ModelProto) -> str:
+    """Replace the float input by bytes of the same name; returns the name of the float tensor made of them."""
+    graph = index_graph(model)
+    if len(graph.inputs) != 1 or graph.dtypes[graph.inputs[0]] != TensorProto.FLOAT:
+        raise HardbitError(
+            f"an attack needs a network with one float32 input, the image; this one has {list(graph.inputs)}",
+            where="graph inputs",
+        )
+    image = graph.inputs[0]
+    pixels, identities = f"{image}.float", []
+    first = [node for node in graph.consumers.get(image, []) if node.op_type == "QuantizeLinear"]
+    entry = BytesInput(PIXEL_SCALE, PIXEL_ZERO_POINT)
+    if len(first) == 1 == len(graph.consumers[image]):
+        scale, zero_point = graph.constant(first[0], 1), graph.constant(first[0], 2)
+        if scale is not None and scale.size == 1 and zero_point is not None and code_range(graph, first[0]) == (0, 255):
+            entry = BytesInput(float(scale.reshape(-1)[0]), int(zero_point.reshape(-1)[0]))
+            identities = [node for node in graph.consumers[first[0].output[0]] if node.op_type == "DequantizeLinear"]
+            if len(identities) != len(graph.consumers[first[0].output[0]]):
+                identities = []
+    replaced = {first[0].output[0], *(node.output[0] for node in identities)} if identities else set()
+    for node in list(model.graph.node):
+        if node.output[0] in replaced:
+            model.graph.node.remove(node)
+            continue
+        for position, name in enumerate(node.input):
+            if name == image or name in replaced:
+                node.input[position] = pixels
+    model.graph.input[0].type.tensor_type.elem_type = TensorProto.UINT8
+    constants = [
+        numpy_helper.from_array(np.float32(entry.scale), f"{image}.pixel_scale"),
+        numpy_helper.from_array(np.uint8(entry.zero_point), f"{image}.pixel_zero_point"),
+    ]
+    model.graph.initializer.extend(constants)
+    enter = helper.make_node("DequantizeLinear", [image, *(c.name for c in constants)], [pixels], f"{image}.dequantize")
+    model.graph.node.insert(0, enter)
+    return pixels

@@ -1,0 +1,106 @@
+"""Straight-through adjoints of QuantizeLinear, the integer Clip behind it, and DequantizeLinear.
+
+The derivative of rounding is taken as 1, that of saturation as it is (Bengio et al. 2013, arXiv:1308.3432): the
+gradient passes where low <= round(x / scale) + zero_point <= high. For float x this is an interval whose ends,
+(low - zero_point - 1/2) scale and (high - zero_point + 1/2) scale, belong to it if rounding half to even takes them
+inwards: the lower if low - zero_point is even, the upper if high - zero_point is even.
+
+Where the mask is computed from decides the speed of the whole attack graph. ONNX Runtime runs Conv-Relu-Quantize as
+one integer kernel only if nothing else reads the float tensors, so:
+
+- A Clip of codes below the range of their type shows saturation exactly: codes differ before and after it. No float
+  tensor is read.
+- Saturation of the type itself (8 bits), and x > 0 of a Relu whose small positive values round to code 0, are lost in
+  the codes. With `tape.exact`, and always below 256 levels, they are taken from the float tensor. Otherwise codes at
+  the end of the type's range are counted as saturated, and code 0 behind a Relu as negative: at 256 levels this
+  concerns half a code in 256, and the attack is as strong (with 16 levels and fewer it is weaker).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+from onnx import helper
+
+from hardbit.graph.gradient.errors import UnsupportedOperator, node_label
+from hardbit.graph.gradient.intervals import integer_bounds
+from hardbit.graph.gradient.primal import PrimalGraph
+from hardbit.graph.gradient.tape import Cotangent, Tape
+
+__all__ = ["clipped_codes", "code_range", "codes_carry_relu", "dequantize", "quantize"]
+
+FINE_LEVELS = 256  # quantizers with at least this many levels may take their masks from codes
+
+
+def quantize(tape: Tape, node: onnx.NodeProto, cotangent: Cotangent) -> list[Cotangent | None]:
+    scale, zero_point = parameters(tape.graph, node)
+    type_range = integer_bounds(tape.graph.dtypes[node.output[0]])
+    if type_range is None:
+        raise UnsupportedOperator("QuantizeLinear to a type other than 8 or 16 bits", where=node_label(node))
+    low, high = code_range(tape.graph, node)
+    value_low, value_high = tape.intervals.get(node.input[0], (-np.inf, np.inf))
+    for bound, end, value, sign in ((low, type_range[0], value_low, -1), (high, type_range[1], value_high, 1)):
+        edge = (bound - zero_point + sign / 2) * scale
+        inclusive = (bound - zero_point) % 2 == 0
+        if bound != end:
+            continue  # the Clip that follows masks this side
+        relu_merged = sign < 0 and codes_carry_relu(tape, tape.graph.producers.get(node.input[0]))
+        if not relu_merged and (sign * value < sign * edge or (inclusive and value == edge)):
+            continue  # the values never get there
+        if takes_masks_from_codes(tape, node):
+            comparison = "Greater" if sign < 0 else "Less"
+            code = tape.constant(end, helper.tensor_dtype_to_np_dtype(tape.graph.dtypes[node.output[0]]))
+            cotangent = cotangent.masked(tape.emit(comparison, [node.output[0], code]))
+        else:
+            comparison = ("Greater" if sign < 0 else "Less") + ("OrEqual" if inclusive else "")
+            cotangent = cotangent.masked(tape.emit(comparison, [node.input[0], tape.constant(edge)]))
+    return [cotangent]
+
+
+def clipped_codes(tape: Tape, node: onnx.NodeProto, cotangent: Cotangent) -> list[Cotangent | None]:
+    """Passes where the Clip of integer codes changes nothing."""
+    return [cotangent.masked(tape.emit("Equal", [node.input[0], node.output[0]]))]
+
+
+def dequantize(tape: Tape, node: onnx.NodeProto, cotangent: Cotangent) -> list[Cotangent | None]:
+    return [cotangent]
+
+
+def codes_carry_relu(tape: Tape, node: onnx.NodeProto | None) -> bool:
+    """Whether the mask of a Relu is left to the codes of the quantizer that alone reads it."""
+    if node is None or node.op_type != "Relu":
+        return False
+    reader = tape.graph.sole_consumer(node.output[0])
+    if reader is None or reader.op_type != "QuantizeLinear" or not takes_masks_from_codes(tape, reader):
+        return False
+    _, zero_point = parameters(tape.graph, reader)
+    low, _ = code_range(tape.graph, reader)
+    type_range = integer_bounds(tape.graph.dtypes[reader.output[0]])
+    return type_range is not None and low == zero_point == type_range[0]
+
+
+def takes_masks_from_codes(tape: Tape, node: onnx.NodeProto) -> bool:
+    low, high = code_range(tape.graph, node)
+    return not tape.exact and high - low + 1 >= FINE_LEVELS
+
+
+def code_range(graph: PrimalGraph, node: onnx.NodeProto) -> tuple[float, float]:
+    """Least and greatest code of a quantizer: those of its type, narrowed by a Clip that alone reads the codes."""
+    low, high = integer_bounds(graph.dtypes[node.output[0]]) or (-np.inf, np.inf)
+    reader = graph.sole_consumer(node.output[0])
+    if reader is not None and reader.op_type == "Clip":
+        bounds = [graph.constant(reader, position) for position in (1, 2)]
+        low = low if bounds[0] is None else max(low, float(bounds[0]))
+        high = high if bounds[1] is None else min(high, float(bounds[1]))
+    return low, high
+
+
+def parameters(graph: PrimalGraph, node: onnx.NodeProto) -> tuple[float, float]:
+    """Scale and zero point of a per-tensor QuantizeLinear; refuses what is not constant or not per tensor."""
+    scale, zero_point = graph.constant(node, 1), graph.constant(node, 2)
+    if scale is None or scale.size != 1 or not float(scale.reshape(-1)[0]) > 0:
+        raise UnsupportedOperator("QuantizeLinear without one constant positive scale", where=node_label(node))
+    if len(node.input) > 2 and node.input[2] and zero_point is None:
+        raise UnsupportedOperator("QuantizeLinear with a computed zero point", where=node_label(node))
+    zero = 0.0 if zero_point is None else float(zero_point.reshape(-1)[0])
+    return float(scale.reshape(-1)[0]), zero

@@ -1,0 +1,43 @@
+"""Which adjoint belongs to which ONNX operator."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from hardbit.graph.gradient import convolution, elementwise, linear, pooling, quantization, shape
+from hardbit.graph.gradient.tape import Rule
+
+__all__ = ["RULES", "supported_operators"]
+
+RULES: Mapping[str, Rule] = MappingProxyType(
+    {
+        "Add": elementwise.add,
+        "AveragePool": pooling.average_pool,
+        "BatchNormalization": linear.batch_normalization,
+        "Cast": elementwise.cast,
+        "Clip": elementwise.clip,
+        "Concat": shape.concat,
+        "Conv": convolution.conv,
+        "DequantizeLinear": quantization.dequantize,
+        "Flatten": shape.reshape,
+        "Gemm": linear.gemm,
+        "GlobalAveragePool": pooling.global_average_pool,
+        "Identity": elementwise.identity,
+        "MatMul": linear.matmul,
+        "MaxPool": pooling.max_pool,
+        "Mul": elementwise.multiply,
+        "QuantizeLinear": quantization.quantize,
+        "Relu": elementwise.relu,
+        "Reshape": shape.reshape,
+        "Squeeze": shape.reshape,
+        "Sub": elementwise.subtract,
+        "Transpose": shape.transpose,
+        "Unsqueeze": shape.reshape,
+    }
+)
+
+
+def supported_operators() -> list[str]:
+    """Names of the ONNX operators that can stand between image and logits."""
+    return sorted(RULES)

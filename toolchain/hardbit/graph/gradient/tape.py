@@ -1,0 +1,187 @@
+"""The growing reverse graph, and the sweep over the nodes that fills it.
+
+Reverse-mode automatic differentiation on the level of ONNX (Griewank and Walther, Evaluating Derivatives, 2008,
+chapter 3): the nodes are visited from the output back; each one's rule turns the cotangent of its output into
+cotangents of its inputs by writing nodes of standard ONNX.
+
+Two things are put off for speed, since a reverse graph is bound by memory traffic as much as by its convolutions:
+masks (Relu, clipping) are collected as booleans and multiplied in once, where a dense tensor is needed; and a
+gradient that is the same all over an image (that of a global average) stays small until something makes it dense.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+
+from hardbit.graph.gradient.errors import UnsupportedOperator, node_label
+from hardbit.graph.gradient.intervals import Interval, value_intervals
+from hardbit.graph.gradient.primal import PrimalGraph, Shape
+
+__all__ = ["OPSET", "Cotangent", "Rule", "Tape", "sweep"]
+
+OPSET = 18
+PREFIX = "gradient/"
+
+
+@dataclass(frozen=True)
+class Cotangent:
+    """The gradient of the loss with respect to one tensor of the primal graph.
+
+    `masks` are boolean tensors still to be multiplied in; `spread` says that `tensor` has size 1 along some axis on
+    which the primal tensor is longer, and stands for its broadcast.
+    """
+
+    tensor: str
+    masks: tuple[str, ...] = ()
+    spread: bool = False
+
+    def masked(self, *masks: str) -> Cotangent:
+        return replace(self, masks=tuple(dict.fromkeys(self.masks + masks)))
+
+
+@dataclass
+class Tape:
+    """Nodes and constants of the reverse graph.
+
+    `exact` demands the straight-through mask of the float values at every width; otherwise quantizers of 256 levels
+    and more take theirs from the integer codes (see `quantization`).
+    """
+
+    graph: PrimalGraph
+    exact: bool = True
+    nodes: list[onnx.NodeProto] = field(default_factory=list)
+    initializers: dict[str, onnx.TensorProto] = field(default_factory=dict)
+    active: frozenset[str] = frozenset()
+    intervals: Mapping[str, Interval] = field(default_factory=dict)
+    reused: dict[tuple[Any, ...], str] = field(default_factory=dict)
+    further_outputs: dict[str, str] = field(default_factory=dict)
+
+    def second_output(self, node: onnx.NodeProto) -> str:
+        """Name of an optional second output that the forward node is to have in the finished graph."""
+        return self.further_outputs.setdefault(node.output[0], f"{PREFIX}{node.output[0]}.second")
+
+    def forward_nodes(self) -> list[onnx.NodeProto]:
+        """The nodes of the primal graph, with the second outputs that rules asked for."""
+        nodes = []
+        for node in self.graph.nodes:
+            copy = onnx.NodeProto()
+            copy.CopyFrom(node)
+            if node.output[0] in self.further_outputs:
+                copy.output.append(self.further_outputs[node.output[0]])
+            nodes.append(copy)
+        return nodes
+
+    def emit(self, op_type: str, inputs: list[str], **attributes: Any) -> str:
+        """Append a node with one output and return the name of that output. The same node is never written twice."""
+        key = (op_type, *inputs, repr(sorted(attributes.items())))
+        if key not in self.reused:
+            name = f"{PREFIX}{op_type}_{len(self.nodes)}"
+            self.nodes.append(helper.make_node(op_type, inputs, [name], name=name, **attributes))
+            self.reused[key] = name
+        return self.reused[key]
+
+    def constant(self, value: Any, dtype: Any = np.float32) -> str:
+        """Name of an initializer with this value; equal constants share one."""
+        array: NDArray[Any] = np.ascontiguousarray(np.asarray(value, dtype)).reshape(np.shape(value))
+        key = ("constant", array.tobytes(), array.shape, array.dtype.str)
+        if key not in self.reused:
+            name = f"{PREFIX}constant_{len(self.initializers)}"
+            self.initializers[name] = numpy_helper.from_array(array, name)
+            self.reused[key] = name
+        return self.reused[key]
+
+    def integers(self, values: list[int] | tuple[int, ...]) -> str:
+        return self.constant(list(values), np.int64)
+
+    def dense(self, cotangent: Cotangent, shape: Shape) -> str:
+        """Name of a float tensor of full shape, all masks multiplied in."""
+        tensor = cotangent.tensor
+        if cotangent.masks:
+            return self.emit("Mul", [tensor, self.indicator(cotangent.masks)])
+        if cotangent.spread:
+            return self.emit("Expand", [tensor, self.integers([1 if size is None else size for size in shape])])
+        return tensor
+
+    def indicator(self, masks: tuple[str, ...]) -> str:
+        """Conjunction of boolean tensors as float32 0 and 1.
+
+        Mul by a Cast runs in a third of the time of Where in ONNX Runtime, which does not vectorise the latter.
+        """
+        joint = masks[0]
+        for mask in masks[1:]:
+            joint = self.emit("And", [joint, mask])
+        return self.emit("Cast", [joint], to=TensorProto.FLOAT)
+
+    def total(self, cotangents: list[Cotangent], shape: Shape) -> Cotangent:
+        """Sum over the consumers of a tensor."""
+        if len(cotangents) == 1:
+            return cotangents[0]
+        result = self.dense(cotangents[0], shape)
+        spread = cotangents[0].spread and not cotangents[0].masks
+        for cotangent in cotangents[1:]:
+            narrow = cotangent.spread and not cotangent.masks
+            term = cotangent.tensor if narrow else self.dense(cotangent, shape)
+            result = self.emit("Add", [result, term])
+            spread = spread and narrow
+        return Cotangent(result)
+
+    def reshape(self, tensor: str, shape: Shape) -> str:
+        return self.emit("Reshape", [tensor, self.integers([-1 if size is None else size for size in shape])])
+
+
+Rule = Callable[[Tape, onnx.NodeProto, Cotangent], list[Cotangent | None]]
+
+
+def sweep(tape: Tape, rules: Mapping[str, Rule], seeds: dict[str, Cotangent], wrt: str) -> str:
+    """Run the rules from the seeded tensors back to the tensor `wrt`; returns the name of its dense gradient.
+
+    A gradient that does not depend on the seeds is a tensor of zeros. Raises UnsupportedOperator for a node on a path
+    between the two that has no rule.
+    """
+    graph = tape.graph
+    tape.active = frozenset(reachable(graph, wrt))
+    tape.intervals = value_intervals(graph)
+    pending: dict[str, list[Cotangent]] = {name: [seed] for name, seed in seeds.items()}
+    for node in reversed(graph.nodes):
+        if not any(name in tape.active for name in node.input):
+            continue
+        arriving = [pending.pop(name) for name in node.output if name in pending]
+        if not arriving:
+            continue
+        rule = rules.get(node.op_type) if node.domain in ("", "ai.onnx") else None
+        if rule is None:
+            raise unsupported(node, rules)
+        if node.output[0] not in graph.shapes or len(arriving) > 1:
+            raise UnsupportedOperator(f"{node.op_type} with several differentiable outputs", where=node_label(node))
+        cotangent = tape.total(arriving[0], graph.shape(node.output[0]))
+        for name, share in zip(node.input, rule(tape, node, cotangent), strict=False):
+            if share is not None and name in tape.active:
+                pending.setdefault(name, []).append(share)
+    if wrt not in pending:
+        return tape.emit("Mul", [wrt, tape.constant(0.0)])
+    return tape.dense(tape.total(pending[wrt], graph.shape(wrt)), graph.shape(wrt))
+
+
+def reachable(graph: PrimalGraph, source: str) -> set[str]:
+    """Tensors that depend on `source`; shapes and comparisons carry no gradient."""
+    found = {source}
+    for node in graph.nodes:
+        if node.op_type not in ("Shape", "Size") and any(name in found for name in node.input):
+            found.update(node.output)
+    return found
+
+
+def unsupported(node: onnx.NodeProto, rules: Mapping[str, Rule]) -> UnsupportedOperator:
+    operator = node.op_type if node.domain in ("", "ai.onnx") else f"{node.domain}::{node.op_type}"
+    return UnsupportedOperator(
+        f"the operator {operator} has no gradient rule",
+        where=node_label(node),
+        remedy=f"supported are {', '.join(sorted(rules))}",
+    )
