@@ -1,4 +1,4 @@
-"""Lowered for ONNX Runtime, every declared layer runs in integers, bit-identical to the canonical graph, or is refused."""
+"""Lowered for ONNX Runtime, every declared layer runs in integers, bit-identical to the canonical graph; or refused."""
 
 from __future__ import annotations
 
