@@ -10,6 +10,7 @@ import contextlib
 import os
 import platform
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,8 +36,6 @@ def describe_machine(root: Path = Path("/"), load_interval_s: float = LOAD_INTER
 
     `root` is where proc/ and sys/ are looked for, so that recorded machines can be described too.
     """
-    import onnxruntime
-
     return {
         "machine": platform.machine(),
         "cpu": _cpu_model(root),
@@ -55,12 +54,11 @@ def describe_machine(root: Path = Path("/"), load_interval_s: float = LOAD_INTER
         "os": f"{platform.system()} {platform.release()}",
         "python": platform.python_version(),
         "numpy": np.__version__,
-        "onnxruntime": onnxruntime.__version__,
-        "providers": list(onnxruntime.get_available_providers()),
+        **_onnxruntime(),
     }
 
 
-def grade(environment: dict[str, Any]) -> Grade:
+def grade(environment: Mapping[str, Any]) -> Grade:
     """Grade a machine from its description; pure, so a recorded description gets the grade that it had."""
     load = environment.get("foreign_load")
     if load is not None and load > FOREIGN_LOAD_LIMIT:
@@ -130,6 +128,14 @@ def _busy_ticks(root: Path) -> int | None:
 def _own_seconds() -> float:
     times = os.times()
     return times.user + times.system + times.children_user + times.children_system
+
+
+def _onnxruntime() -> dict[str, Any]:
+    try:
+        import onnxruntime
+    except ImportError:
+        return {"onnxruntime": None, "providers": []}
+    return {"onnxruntime": onnxruntime.__version__, "providers": list(onnxruntime.get_available_providers())}
 
 
 def _cpu_model(root: Path) -> str:

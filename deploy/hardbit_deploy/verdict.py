@@ -34,21 +34,25 @@ _OUTCOMES = {"clean": ("clean", "clean accuracy"), "robust": ("worst_case", "rob
 
 @dataclass(frozen=True)
 class GateRule:
-    """One judged rule; `bound` (lower) and `upper_bound` are one-sided at the gate's confidence, or None."""
+    """One judged rule.
+
+    `bound` is the one-sided bound that must clear the line for a pass (lower for a rate, upper for a latency),
+    `opposite_bound` the one that must miss it for a fail; both at the gate's confidence, None where nothing was seen.
+    """
 
     name: str
     status: str  # "pass", "fail" or "inconclusive"
     reason: str
     estimate: float | None = None
     bound: float | None = None
-    upper_bound: float | None = None
+    opposite_bound: float | None = None
     reference: float | None = None
     margin: float | None = None
     images: int | None = None
     images_needed: int | None = None
     details: Mapping[str, float | int] | None = None
 
-    def document(self) -> dict[str, Any]:
+    def to_document(self) -> dict[str, Any]:
         """As it stands in result.json."""
         fields = asdict(self)
         if self.details is None:
@@ -101,8 +105,9 @@ def environment_problems(gate: Gate, environment: Mapping[str, Any]) -> list[str
     problems = []
     if rule and rule.machine and environment["machine"] != rule.machine:
         problems.append(f"this machine is {environment['machine']}, the gate speaks of {rule.machine}")
-    if rule and rule.onnxruntime and not version_satisfies(environment["onnxruntime"], rule.onnxruntime):
-        problems.append(f"ONNX Runtime is {environment['onnxruntime']}, the gate speaks of {rule.onnxruntime}")
+    version = environment["onnxruntime"]
+    if rule and rule.onnxruntime and (version is None or not version_satisfies(version, rule.onnxruntime)):
+        problems.append(f"ONNX Runtime is {version or 'missing'}, the gate speaks of {rule.onnxruntime}")
     return problems
 
 
@@ -191,7 +196,7 @@ def _rate_rule(
         reason=reason,
         estimate=seen.estimate,
         bound=seen.lower_bound,
-        upper_bound=seen.upper_bound,
+        opposite_bound=seen.upper_bound,
         reference=reference,
         margin=margin,
         images=seen.images,
@@ -224,7 +229,7 @@ def _judge_percentile(percentile: str, latency: Mapping[str, Any] | None, limit:
         status, reason = "inconclusive", f"{subject} exceeds the limit of {limit:g} ms, but under foreign load"
     else:
         status, reason = "fail", f"{subject} exceeds the limit of {limit:g} ms"
-    return GateRule(name, status, reason, estimate=value, bound=low, upper_bound=high, reference=limit)
+    return GateRule(name, status, reason, estimate=value, bound=high, opposite_bound=low, reference=limit)
 
 
 def _reasons(rules: Iterable[GateRule], status: str) -> list[str]:

@@ -51,9 +51,9 @@ def test_two_hundred_images_cannot_see_one_point_and_the_verdict_says_how_many_c
 def test_every_rule_carries_its_evidence() -> None:
     document, _ = examples.example_run()
     rules, _ = judge(document, {}, PROMISE)
-    robust = next(rule for rule in rules if rule.name == "robust").document()
+    robust = next(rule for rule in rules if rule.name == "robust").to_document()
     assert robust["estimate"] == pytest.approx(0.669)
-    assert robust["bound"] < 0.669 < robust["upper_bound"]
+    assert robust["bound"] < 0.669 < robust["opposite_bound"]
     assert (robust["reference"], robust["margin"], robust["images"]) == (0.66, 0.01, 2000)
     assert robust["images_needed"] == 14_001
 
@@ -162,7 +162,7 @@ def test_a_paired_gate_decides_with_images_that_a_promised_rate_could_not(tmp_pa
     candidate["worst_case"][1500:1504] = True
     rules, verdict = judge(document, candidate, paired_gate(tmp_path), load_baseline(tmp_path))
     assert verdict.name == "PASS"
-    robust = next(rule for rule in rules if rule.name == "baseline_robust").document()
+    robust = next(rule for rule in rules if rule.name == "baseline_robust").to_document()
     assert robust["details"]["lost"] == 5
     assert robust["details"]["gained"] == 4
     assert robust["details"]["mcnemar_p"] == pytest.approx(1.0)

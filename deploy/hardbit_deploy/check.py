@@ -1,0 +1,206 @@
+"""The one harness: load a bundle, prove what its engine executes, attack it, time it, judge it, write it all down.
+
+`hardbit check`, `hardbit run` and `hardbit-deploy check` all end here, so host and board cannot disagree about what a
+verdict means. An engine that executes something else than declared is neither attacked nor timed: its numbers would be
+those of another program. Nor is one on a machine that the gate does not speak of.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any, Protocol
+
+import hardbit_deploy
+from hardbit_deploy.baseline import Baseline, load_baseline
+from hardbit_deploy.bundle import Bundle, load_bundle
+from hardbit_deploy.engines import executed_precision
+from hardbit_deploy.errors import HardbitError
+from hardbit_deploy.evaluate import Evaluation, evaluate
+from hardbit_deploy.gate import Gate, load_gate, parse_gate
+from hardbit_deploy.latency import LatencyReport, LatencySettings, measure
+from hardbit_deploy.manifest import MANIFEST_NAME
+from hardbit_deploy.preflight import describe_machine, grade
+from hardbit_deploy.results import FORMAT, SCHEMA_VERSION, write_result
+from hardbit_deploy.suite import Suite, named_suite
+from hardbit_deploy.verdict import environment_problems, judge
+
+__all__ = ["CheckOptions", "Progress", "check", "describe_environment", "work_folder"]
+
+
+class Progress(Protocol):
+    """Told of every step: what is being done, how much of it is done, and of how much."""
+
+    def __call__(self, stage: str, done: int, total: int) -> None: ...
+
+
+@dataclass(frozen=True)
+class CheckOptions:
+    """What a user may change. None leaves the setting that the bundle declares.
+
+    `latency` holds settings to measure with, a report that was measured already, or None for no timing.
+    """
+
+    suite: str | None = None
+    steps: int | None = None
+    restarts: int | None = None
+    seed: int | None = None
+    images: int | None = None  # the first so many of the bundle's
+    workers: int | None = None  # threads of the attacks; None for one a core
+    latency: LatencySettings | LatencyReport | None = field(default_factory=LatencySettings)
+
+
+def check(
+    bundle_path: str | Path,
+    gate: str | Path | Gate | None = None,
+    out_dir: str | Path | None = None,
+    options: CheckOptions | None = None,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Run the harness and return the result document; with `out_dir` it is written there with its arrays.
+
+    `gate` is a gate.toml or a Gate; None takes the gate of the bundle. A run that is interrupted leaves what it has
+    measured in `work_folder(out_dir)`, and the same call goes on from there. Raises HardbitError for every mistake of
+    the user: a bundle that is refused, a gate that cannot be read, a baseline of other images or other attacks.
+    """
+    clock, created = time.monotonic(), datetime.now(timezone.utc)
+    options = options or CheckOptions()
+    report = progress or _say_nothing
+    report("verify the bundle", 0, 1)
+    bundle = load_bundle(bundle_path)
+    promise, origin = _gate_of(bundle, gate)
+    suite = _suite_of(bundle, options)
+    document = _head(bundle, suite, options) | {"created": created.isoformat(timespec="seconds"), "gate_source": origin}
+    baseline = _baseline_of(promise, document)
+    report("prove executed precision", 0, 1)
+    document["precision"] = executed_precision(bundle).to_document()
+    document["environment"] = environment = describe_environment()
+    versions = {name: environment[name] or "missing" for name in ("python", "numpy", "onnxruntime")}
+    document["versions"] = {"hardbit_deploy": hardbit_deploy.__version__, **versions}
+
+    evaluation, timings = None, None
+    if document["precision"]["status"] != "wrong" and not environment_problems(promise, environment):
+        work_dir = None if out_dir is None else work_folder(out_dir)
+        evaluation = evaluate(
+            bundle,
+            suite,
+            progress=report,
+            work_dir=work_dir,
+            workers=options.workers,
+            limit=options.images,
+        )
+        document |= evaluation.to_document()
+        document["resumed_images"] = evaluation.resumed_images
+        timings = _timings(bundle, options, report)
+        document["latency"] = timings.to_document() if timings else None
+    rules, verdict = judge(document, evaluation.records if evaluation else {}, promise, baseline)
+    document["gate"] = [rule.to_document() for rule in rules]
+    document["verdict"] = {"name": verdict.name, "exit_code": verdict.exit_code, "reasons": list(verdict.reasons)}
+    document["duration_s"] = round(time.monotonic() - clock, 3)
+    if out_dir is None:
+        return document
+    return _write(Path(out_dir), document, evaluation, timings)
+
+
+def work_folder(out_dir: str | Path) -> Path:
+    """Where an unfinished run keeps what it has measured; removed when its result is written."""
+    return Path(out_dir) / "unfinished"
+
+
+def describe_environment() -> dict[str, Any]:
+    """Preflight's description of this machine with its grade."""
+    environment = describe_machine()
+    found = grade(environment)
+    return environment | {"grade": found.letter, "grade_reasons": list(found.reasons)}
+
+
+def _gate_of(bundle: Bundle, gate: str | Path | Gate | None) -> tuple[Gate, str]:
+    """The gate and where it comes from."""
+    if isinstance(gate, Gate):
+        return gate, "caller"
+    if gate is not None:
+        return load_gate(gate), str(gate)
+    return parse_gate(bundle.manifest.gate, f"{MANIFEST_NAME}: gate"), "bundle"
+
+
+def _suite_of(bundle: Bundle, options: CheckOptions) -> Suite:
+    """The suite that was asked for; one that is changed loses its name, for a name says how hard it was."""
+    declared = named_suite(options.suite) if options.suite else bundle.manifest.suite
+    wanted = {"steps": options.steps, "restarts": options.restarts, "seed": options.seed}
+    changes: dict[str, Any] = {key: value for key, value in wanted.items() if value is not None}
+    suite = replace(declared, **changes)
+    return suite if replace(suite, seed=declared.seed) == declared else replace(suite, name="custom")
+
+
+def _baseline_of(gate: Gate, document: dict[str, Any]) -> Baseline | None:
+    """The baseline that the gate names, refused at once where no comparison will be possible."""
+    if gate.baseline is None:
+        return None
+    baseline = load_baseline(gate.baseline.result)
+    baseline.refuse_other_conditions(document["threat_model"], document["suite"])
+    return baseline
+
+
+def _head(bundle: Bundle, suite: Suite, options: CheckOptions) -> dict[str, Any]:
+    """A result document with everything that is known before anything runs."""
+    manifest = bundle.manifest
+    if options.images is not None and options.images < 1:
+        raise HardbitError(f"{options.images} images are none", remedy="give at least one")
+    described = manifest.document["evaluation"]
+    return {
+        "format": FORMAT,
+        "schema_version": SCHEMA_VERSION,
+        "bundle": {
+            "name": manifest.name,
+            "target": manifest.target,
+            "profile": manifest.profile,
+            "manifest_sha256": bundle.manifest_sha256,
+            "network": dict(manifest.document["network"]),
+        },
+        "evaluation": {
+            "data_set": described["data_set"],
+            "split": described["split"],
+            "images_sha256": manifest.files[manifest.images_file].sha256,
+            "labels_sha256": manifest.files[manifest.labels_file].sha256,
+        },
+        "provenance": dict(manifest.provenance),
+        "threat_model": manifest.threat_model.to_document(),
+        "suite": {
+            **suite.to_document(),
+            "images": min(options.images or manifest.image_count, manifest.image_count),
+        },
+        "agreement": [],
+        "attacks": [],
+        "eps_curve": [],
+        "alarms": [],
+        "latency": None,
+        "files": {},
+    }
+
+
+def _timings(bundle: Bundle, options: CheckOptions, report: Progress) -> LatencyReport | None:
+    """Timed after the attacks, whose threads are gone by then, on a machine that is described anew."""
+    if options.latency is None or isinstance(options.latency, LatencyReport):
+        return options.latency
+    return measure(bundle.path, options.latency, progress=lambda done, total: report("latency", done, total))
+
+
+def _write(
+    out_dir: Path, document: dict[str, Any], evaluation: Evaluation | None, timings: LatencyReport | None
+) -> dict[str, Any]:
+    written = write_result(
+        out_dir,
+        document,
+        records=evaluation.records if evaluation else None,
+        examples=evaluation.examples if evaluation else None,
+        latency={"query_ms": timings.query_ms} if timings else None,
+    )
+    shutil.rmtree(work_folder(out_dir), ignore_errors=True)
+    return written
+
+
+def _say_nothing(stage: str, done: int, total: int) -> None:
+    """Progress for callers that do not care."""

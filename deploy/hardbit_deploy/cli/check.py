@@ -1,0 +1,118 @@
+"""Attack, time and judge a bundle on this machine, and say PASS, FAIL, or why not.
+
+The harness verifies the bundle, proves which kernels its engine executes, measures how far engine and twin agree,
+attacks the engine, times it, and judges the gate. Ctrl-C keeps what was measured: the same command goes on from there.
+Exit codes: 0 PASS, 1 FAIL, 75 INCONCLUSIVE, 2 WRONG_ENGINE, 3 ENV_MISMATCH, 64 a mistake in the call.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+from hardbit_deploy.cli.parsing import EXIT_INTERRUPTED, positive_integer, whole_number, write_text
+
+__all__ = ["EXAMPLES", "add_arguments", "add_evaluation_arguments", "add_latency_arguments", "latency_settings", "run"]
+
+EXAMPLES = """\
+  hardbit-deploy check BUNDLE
+  hardbit-deploy check BUNDLE --gate gate.toml --junit out.xml --json out.json
+  hardbit-deploy check BUNDLE --images 200 --suite quick --no-latency"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of the command; the host's `hardbit check` has the same."""
+    parser.add_argument("bundle", type=Path, metavar="BUNDLE", help="folder of the bundle")
+    parser.add_argument("--gate", type=Path, metavar="FILE", help="gate.toml to judge by, instead of the bundle's gate")
+    parser.add_argument(
+        "--out", type=Path, metavar="DIR", help="folder of result.json and its arrays (default: runs/NAME-check)"
+    )
+    parser.add_argument("--json", metavar="FILE", help="write the result document there too; - for stdout")
+    parser.add_argument("--junit", metavar="FILE", help="write JUnit XML for a CI server; - for stdout")
+    add_evaluation_arguments(parser)
+    add_latency_arguments(parser)
+    parser.add_argument("--quiet", action="store_true", help="print the verdict only")
+
+
+def add_evaluation_arguments(parser: argparse.ArgumentParser) -> None:
+    """How hard to attack; what is not given is as the bundle declares it."""
+    group = parser.add_argument_group("attacks", "what is not given is as the bundle declares it")
+    group.add_argument("--suite", metavar="NAME", help="suite of attacks: quick or standard")
+    group.add_argument("--steps", type=positive_integer, metavar="N", help="steps of PGD")
+    group.add_argument("--restarts", type=positive_integer, metavar="N", help="restarts of PGD")
+    group.add_argument("--images", type=positive_integer, metavar="N", help="only the first N images")
+    group.add_argument("--seed", type=whole_number, metavar="N", help="seed of the random starts")
+    group.add_argument(
+        "--workers", type=positive_integer, metavar="N", help="threads that attack (default: one a core)"
+    )
+
+
+def add_latency_arguments(parser: argparse.ArgumentParser) -> None:
+    """How to time; the default is the protocol latency-v1."""
+    group = parser.add_argument_group("latency", "the default is latency-v1, about 15 seconds")
+    group.add_argument(
+        "--quick-latency",
+        action="store_true",
+        help="fewer processes and queries: reported as latency-v1-short, decides no gate",
+    )
+    group.add_argument("--no-latency", action="store_true", help="do not time at all")
+    group.add_argument(
+        "--threads", type=positive_integer, default=1, metavar="N", help="threads of the timed engine (default 1)"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Check and return the verdict's exit code."""
+    from hardbit_deploy.check import check, work_folder
+    from hardbit_deploy.cli.progress import ProgressLine
+    from hardbit_deploy.junit import junit_xml
+    from hardbit_deploy.results import document_text
+    from hardbit_deploy.summary import result_summary
+
+    out_dir = args.out or Path("runs") / f"{args.bundle.resolve().name}-check"
+    try:
+        with ProgressLine() as progress:
+            document = check(args.bundle, args.gate, out_dir, check_options(args), progress)
+    except KeyboardInterrupt:
+        kept = f"; the same command goes on from {work_folder(out_dir)}" if work_folder(out_dir).is_dir() else ""
+        print(f"interrupted{kept}", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    if args.json:
+        write_text(args.json, document_text(document))
+    if args.junit:
+        write_text(args.junit, junit_xml(document))
+    verdict = document["verdict"]
+    people = sys.stderr if "-" in (args.json, args.junit) else sys.stdout
+    text = f"{verdict['name']}: {'; '.join(verdict['reasons'])}\n" if args.quiet else result_summary(document)
+    people.write(text)
+    if not args.quiet:
+        people.write(f"\nresult in {out_dir}\n")
+    return int(verdict["exit_code"])
+
+
+def check_options(args: argparse.Namespace) -> Any:
+    """`CheckOptions` of the parsed options."""
+    from hardbit_deploy.check import CheckOptions
+
+    return CheckOptions(
+        suite=args.suite,
+        steps=args.steps,
+        restarts=args.restarts,
+        seed=args.seed,
+        images=args.images,
+        workers=args.workers,
+        latency=latency_settings(args),
+    )
+
+
+def latency_settings(args: argparse.Namespace) -> Any:
+    """`LatencySettings` of the parsed options, None for no timing."""
+    from dataclasses import replace
+
+    from hardbit_deploy.latency import FULL, SHORT
+
+    if args.no_latency:
+        return None
+    return replace(SHORT if args.quick_latency else FULL, threads=args.threads)

@@ -1,0 +1,138 @@
+"""A result document as a page of text: what was attacked, what it withstood, what is doubtful, the verdict last."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from hardbit_deploy.text_table import text_table
+
+__all__ = ["percent", "precision_table", "result_summary"]
+
+_NORMS = {"linf": "L-inf", "l2": "L2"}
+
+
+def result_summary(document: Mapping[str, Any]) -> str:
+    """The whole result on one screen, plain text without colours."""
+    return "\n".join(_sections(document)) + "\n"
+
+
+def precision_table(precision: Mapping[str, Any]) -> str:
+    """What the engine executes for each layer that was declared integer, and what is wrong with it."""
+    if precision["status"] == "not_run":
+        return "Executed precision: not proved"
+    nodes = precision["nodes"]
+    integer = sum(node["integer"] for node in nodes)
+    rows = [
+        (
+            "ok" if node["integer"] else "WRONG",
+            node["name"],
+            node["op"],
+            node["executed"] or "not found",
+            " x ".join(node["operand_types"]),
+        )
+        for node in nodes
+    ]
+    lines = [f"Executed precision: {integer} of {len(nodes)} layers run on integer kernels"]
+    lines += [text_table(rows, "<<<<<")] if rows else []
+    lines += [f"  problem: {problem}" for problem in precision["problems"]]
+    return "\n".join(lines)
+
+
+def percent(rate: float) -> str:
+    """A rate as people read it: 66.9 %."""
+    return f"{100 * rate:.1f} %"
+
+
+def _sections(document: Mapping[str, Any]) -> Iterator[str]:
+    yield _heading(document)
+    yield ""
+    yield precision_table(document["precision"])
+    if document["agreement"]:
+        yield from ("", "Agreement of the engine with its twins", text_table(_agreement(document["agreement"]), "<>>>"))
+    if document["attacks"]:
+        yield from ("", "Attacks", text_table(_attacks(document["attacks"]), "<>>>"))
+    if document["eps_curve"]:
+        points = (f"{point['eps_255']:g}: {percent(point['rate'])}" for point in document["eps_curve"])
+        yield from ("", f"Robust accuracy by eps, in grey levels  {', '.join(points)}")
+    if document["alarms"]:
+        rows = [(_STATUS[alarm["status"]], alarm["name"], alarm["reason"]) for alarm in document["alarms"]]
+        yield from ("", "Alarms", text_table(rows, "<<<"))
+    if document["latency"]:
+        yield from ("", *_latency(document["latency"]))
+    if document["gate"]:
+        rows = [(_STATUS[rule["status"]], rule["name"], rule["reason"]) for rule in document["gate"]]
+        yield from ("", "Gate", text_table(rows, "<<<"))
+    yield from ("", *_verdict(document["verdict"]))
+
+
+_STATUS = {
+    "pass": "ok",
+    "alarm": "ALARM",
+    "not_run": "not run",
+    "fail": "FAIL",
+    "inconclusive": "open",
+}
+
+
+def _heading(document: Mapping[str, Any]) -> str:
+    bundle, machine, threat = document["bundle"], document["environment"], document["threat_model"]
+    suite = document["suite"]
+    runtime = f"onnxruntime {machine['onnxruntime']}" if machine.get("onnxruntime") else bundle["target"]
+    norm = _NORMS.get(threat["norm"], threat["norm"])
+    return "\n".join(
+        (
+            f"{bundle['name']} for {bundle['target']}, on {runtime}, {machine['cpu']} ({machine['machine']})",
+            f"{norm} eps {threat['eps_255']:g} grey levels, suite {suite['name']}, {suite['images']:,} images; "
+            "the attacker knows the bundle, the engine decides from bytes",
+        )
+    )
+
+
+def _agreement(entries: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
+    rows: list[tuple[str, ...]] = [("", "labels differ", "at most", "largest logit difference")]
+    for entry in entries:
+        difference = entry["max_logit_difference"]
+        rows.append(
+            (
+                entry["name"].replace("_", " "),
+                f"{entry['label_flips']:,} of {entry['images']:,}",
+                f"{100 * entry['flips_upper_bound']:.2f} %",
+                "-" if difference is None else f"{difference:.2g}",
+            )
+        )
+    return rows
+
+
+def _attacks(attacks: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
+    rows: list[tuple[str, ...]] = [("", "survive", "rate", "95 % interval")]
+    for attack in attacks:
+        low, high = attack["interval"]
+        rows.append(
+            (
+                attack["name"].replace("_", " "),
+                f"{attack['survivors']:,} of {attack['images']:,}",
+                percent(attack["rate"]),
+                f"{100 * low:.1f} to {100 * high:.1f}",
+            )
+        )
+    return rows
+
+
+def _latency(latency: Mapping[str, Any]) -> Iterator[str]:
+    yield (
+        f"Latency, {latency['metric']} by {latency['protocol']}: {latency['queries']:,} queries in "
+        f"{latency['processes']} processes, grade {latency['grade']} ({'; '.join(latency['grade_reasons'])})"
+    )
+    rows = []
+    for name in ("p50", "p90", "p99"):
+        low, high = latency[f"{name}_interval_ms"]
+        rows.append((name, f"{latency[f'{name}_ms']:.4g} ms", f"{low:.4g} to {high:.4g} over processes"))
+    rows.append(("min", f"{latency['min_ms']:.4g} ms", f"coefficient of variation {latency['cv']:.3f}"))
+    yield text_table(rows, "<><")
+
+
+def _verdict(verdict: Mapping[str, Any]) -> Iterator[str]:
+    yield f"{verdict['name']} (exit code {verdict['exit_code']})"
+    for reason in verdict["reasons"]:
+        yield f"  {reason}"
