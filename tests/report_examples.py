@@ -6,6 +6,8 @@ The numbers are drawn, not measured; counts, rates, intervals and arrays of one 
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +16,17 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from hardbit_deploy.statistics import clopper_pearson_upper, wilson_interval
+from hardbit_deploy.verdict import judge, parse_gate
 
 CLASS_NAMES = ["T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"]
 EPS_255 = 25
+GATE = {
+    "clean": {"reference": 0.84},
+    "robust": {"reference": 0.66},
+    "latency": {"max_p50_ms": 5.0},
+    "environment": {"machine": "x86_64"},
+}
+CURVE = {6.25: 0.814, 12.5: 0.768, 25.0: 0.671, 50.0: 0.402, 100.0: 0.061, 128.0: 0.012}
 VERDICTS = ("PASS", "FAIL", "INCONCLUSIVE", "WRONG_ENGINE", "ENV_MISMATCH")
 
 # Outlines in a square of 28: enough to tell a bag from a boot.
@@ -32,12 +42,17 @@ OUTLINES = {
 
 
 def document(verdict: str = "PASS", name: str = "example-w4a4", seed: int = 0) -> dict[str, Any]:
-    """A result document with the `verdict` asked for and the reasons that belong to it."""
+    """A result document that hardbit's own judge gives the `verdict` asked for."""
     result = _measured(name, seed)
-    change = {"PASS": _keep, "FAIL": _fail, "INCONCLUSIVE": _inconclusive}
-    change |= {"WRONG_ENGINE": _wrong_engine, "ENV_MISMATCH": _env_mismatch}
-    change[verdict](result)
-    return result
+    CHANGES[verdict](result)
+    return judged(result)
+
+
+def judged(result: dict[str, Any]) -> dict[str, Any]:
+    """The same document with the rules and the verdict that its numbers deserve."""
+    rules, verdict = judge(result, {}, parse_gate(GATE))
+    gate = [{key: value for key, value in asdict(rule).items() if key != "details"} for rule in rules]
+    return result | {"gate": gate, "verdict": asdict(verdict) | {"reasons": list(verdict.reasons)}}
 
 
 def write_artifacts(result: dict[str, Any], folder: Path, channels: int = 1, seed: int = 0) -> Path:
@@ -59,29 +74,22 @@ def query_times(seed: int = 0) -> NDArray[np.float32]:
     return times.astype(np.float32)
 
 
-def comparison(count: int = 6) -> list[dict[str, Any]]:
+def comparison() -> list[dict[str, Any]]:
     """Results of several widths: faster as a rule with fewer bits, and less robust with few of the activations."""
     table = [
-        ("fashion-cnn-w8a8", "PASS", (8, 8), 0.851, 0.682, 0.246),
-        ("fashion-cnn-w4a4", "PASS", (4, 4), 0.850, 0.669, 0.214),
-        ("fashion-cnn-w2a4", "FAIL", (2, 4), 0.835, 0.617, 0.209),
-        ("fashion-resnet20-w4a4", "PASS", (4, 4), 0.872, 0.701, 1.84),
-        ("fashion-cnn-w2a2", "FAIL", (2, 2), 0.832, 0.158, 0.205),
-        ("fashion-cnn-float-conv2", "WRONG_ENGINE", (4, 4), None, None, None),
+        ("fashion-cnn-w8a8", (8, 8), 0.851, 0.682, 0.246),
+        ("fashion-cnn-w4a4", (4, 4), 0.850, 0.669, 0.214),
+        ("fashion-cnn-w2a4", (2, 4), 0.835, 0.617, 0.209),
+        ("fashion-resnet20-w4a4", (4, 4), 0.872, 0.701, 1.84),
+        ("fashion-cnn-w2a2", (2, 2), 0.832, 0.158, 0.205),
     ]
-    results = []
-    for name, verdict, (weights, activations), clean, robust, p50 in table[:count]:
-        result = document(verdict, name)
+    results = [document("WRONG_ENGINE", "fashion-cnn-float-conv2")]
+    for name, (weights, activations), clean, robust, p50 in table:
+        result = _measured(name, 0)
         result["bundle"]["network"]["bits"] |= {"weights": weights, "activations": activations}
-        if clean is not None:
-            result["attacks"] = [_rate("clean", clean), _rate("worst_case", robust)]
-            result["latency"] |= {
-                "p50_ms": p50,
-                "p90_ms": p50 * 1.2,
-                "p99_ms": p50 * 1.5,
-                "p50_interval_ms": [p50 * 0.98, p50 * 1.03],
-            }
-        results.append(result)
+        result["attacks"] = [_attack("clean", clean), _attack("worst_case", robust)]
+        result["latency"] |= _quantiles(p50, p50 * 1.2, p50 * 1.5)
+        results.append(judged(result))
     return results
 
 
@@ -133,26 +141,13 @@ def _measured(name: str, seed: int) -> dict[str, Any]:
             _agreement("attack_graph_adversarial", 0, 9.5e-7),
         ],
         "attacks": [
-            _rate("clean", 0.8515, seconds=0.4),
-            _rate("fgsm", 0.7105, seconds=1.2),
-            _rate("pgd-20 cross_entropy", 0.6745, seconds=31.0, settings={"steps": 20, "restarts": 3}),
-            _rate("pgd-20 margin", 0.6720, seconds=30.6, settings={"steps": 20, "restarts": 3}),
-            _rate("worst_case", 0.6690),
+            _attack("clean", 0.8515, 0.4),
+            _attack("fgsm", 0.7105, 1.2),
+            _attack("pgd-20 cross_entropy", 0.6745, 31.0, steps=20, restarts=3),
+            _attack("pgd-20 margin", 0.6720, 30.6, steps=20, restarts=3),
+            _attack("worst_case", 0.6690),
         ],
-        "eps_curve": [
-            {
-                "eps_255": eps,
-                **{k: v for k, v in _rate("", rate, 1000).items() if k in ("images", "survivors", "rate", "interval")},
-            }
-            for eps, rate in (
-                (6.25, 0.814),
-                (12.5, 0.768),
-                (25.0, 0.671),
-                (50.0, 0.402),
-                (100.0, 0.061),
-                (128.0, 0.012),
-            )
-        ],
+        "eps_curve": [{"eps_255": eps, **_counts(rate, 1000)} for eps, rate in CURVE.items()],
         "alarms": [
             _alarm("parity", 1.0, 0.99, "engine and attack graph agree on 100.00 % of labels, clean and adversarial"),
             _alarm("determinism", 0, 0, "three passes and batches of 1 and 64 give the same labels on 256 images"),
@@ -171,101 +166,52 @@ def _measured(name: str, seed: int) -> dict[str, Any]:
             "grade_reasons": ["clocks are not locked: no cpufreq governor is visible"],
             "processes": 5,
             "queries": int(times.size),
-            "p50_ms": p50,
-            "p90_ms": p90,
-            "p99_ms": p99,
+            **_quantiles(p50, p90, p99),
             "min_ms": float(times.min()),
             "cv": float(times.std() / times.mean()),
-            "p50_interval_ms": [p50 * 0.982, p50 * 1.021],
             "settings": {"threads": 1, "warm_up_s": 2.0, "batch": 1},
         },
-        "gate": [
-            _rule("clean", "pass", 0.8515, 0.8379, 0.84, 0.01, reason="the lower bound of 83.8 % clears 83.0 %"),
-            _rule("robust", "pass", 0.6690, 0.6515, 0.66, 0.01, reason="the lower bound of 65.1 % clears 65.0 %"),
-            _rule("max_p50_ms", "pass", p50, p50 * 1.021, 5.0, None, reason="0.227 ms of at most 5 ms"),
-        ],
-        "verdict": {
-            "name": "PASS",
-            "exit_code": 0,
-            "reasons": [
-                "clean: the lower bound of 83.8 % clears 83.0 %",
-                "robust: the lower bound of 65.1 % clears 65.0 %",
-            ],
-        },
+        "gate": [],
+        "verdict": {},
         "files": {"records": "records.npz", "examples": "examples.npz", "latency": "latency.npz"},
     }
 
 
-def _keep(result: dict[str, Any]) -> None:
-    del result
-
-
-def _fail(result: dict[str, Any]) -> None:
+def _break(result: dict[str, Any]) -> None:
     """What a network shows that was trained without an adversary."""
-    result["attacks"] = [
-        _rate("clean", 0.9035, seconds=0.4),
-        _rate("fgsm", 0.1480, seconds=1.2),
-        _rate("pgd-20 cross_entropy", 0.0085, seconds=12.1, settings={"steps": 20, "restarts": 3}),
-        _rate("pgd-20 margin", 0.0060, seconds=11.8, settings={"steps": 20, "restarts": 3}),
-        _rate("worst_case", 0.0050),
-    ]
-    result["eps_curve"] = [
-        point | dict(zip(("survivors", "rate", "interval"), _triple(rate, 1000), strict=True))
-        for point, rate in zip(result["eps_curve"], (0.41, 0.11, 0.005, 0.0, 0.0, 0.0), strict=True)
-    ]
-    result["gate"][0] |= {"estimate": 0.9035, "bound": 0.892, "reason": "the lower bound of 89.2 % clears 83.0 %"}
-    result["gate"][1] |= {
-        "status": "fail",
-        "estimate": 0.005,
-        "bound": 0.0087,
-        "reason": "even the upper bound of 0.9 % lies below 65.0 %",
-    }
-    result["verdict"] = {
-        "name": "FAIL",
-        "exit_code": 1,
-        "reasons": ["robust: even the upper bound of 0.9 % lies below 65.0 %"],
-    }
+    rates = (0.9035, 0.148, 0.0085, 0.006, 0.005)
+    result["attacks"] = [attack | _counts(rate, 2000) for attack, rate in zip(result["attacks"], rates, strict=True)]
+    curve = (0.41, 0.11, 0.005, 0.0, 0.0, 0.0)
+    result["eps_curve"] = [point | _counts(rate, 1000) for point, rate in zip(result["eps_curve"], curve, strict=True)]
 
 
-def _inconclusive(result: dict[str, Any]) -> None:
+def _doubt(result: dict[str, Any]) -> None:
     """Too few images for the margin, and one alarm."""
-    reason = (
-        "the bound of 61.4 % lies below 65.0 % and the estimate above it: 200 images cannot see a margin of 1 point"
-    )
     result["suite"]["images"] = 200
-    result["attacks"] = [
-        dict(
-            attack,
-            **dict(zip(("survivors", "rate", "interval"), _triple(attack["rate"], 200), strict=True)),
-            images=200,
-        )
-        for attack in result["attacks"]
-    ]
-    result["gate"][1] = _rule(
-        "robust", "inconclusive", 0.67, 0.6137, 0.66, 0.01, images=200, needed=13_890, reason=reason
-    )
-    result["alarms"][6] = _alarm(
-        "converged", 0.015, 0.005, "twice the steps gain 1.5 points: the attack has not converged", "alarm"
-    )
-    result["verdict"] = {
-        "name": "INCONCLUSIVE",
-        "exit_code": 75,
-        "reasons": ["alarm converged: twice the steps gain 1.5 points", f"robust: {reason}"],
-    }
+    result["attacks"] = [attack | _counts(attack["rate"], 200) for attack in result["attacks"]]
+    reason = "twice the steps gain 1.5 points: the attack has not converged"
+    result["alarms"][-1] = _alarm("converged", 0.015, 0.005, reason, "alarm")
 
 
-def _wrong_engine(result: dict[str, Any]) -> None:
+def _fall_back_to_float(result: dict[str, Any]) -> None:
     result["precision"]["nodes"][1] |= {"executed": "Conv", "operand_types": ["float32", "float32"], "integer": False}
     problem = "conv2: declared integer, but the runtime executes Conv on float32"
     result["precision"] |= {"status": "wrong", "problems": [problem]}
-    result |= {"attacks": [], "agreement": [], "eps_curve": [], "alarms": [], "gate": [], "latency": None}
-    result["verdict"] = {"name": "WRONG_ENGINE", "exit_code": 2, "reasons": [problem]}
+    result |= {"attacks": [], "agreement": [], "eps_curve": [], "alarms": [], "latency": None, "files": {}}
 
 
-def _env_mismatch(result: dict[str, Any]) -> None:
-    reason = "machine: the gate asks for aarch64, this is x86_64"
-    result |= {"latency": None, "gate": []}
-    result["verdict"] = {"name": "ENV_MISMATCH", "exit_code": 3, "reasons": [reason]}
+def _move_elsewhere(result: dict[str, Any]) -> None:
+    result["environment"]["machine"] = "aarch64"
+    result |= {"attacks": [], "agreement": [], "eps_curve": [], "alarms": [], "latency": None, "files": {}}
+
+
+CHANGES: dict[str, Callable[[dict[str, Any]], None]] = {
+    "PASS": lambda result: None,
+    "FAIL": _break,
+    "INCONCLUSIVE": _doubt,
+    "WRONG_ENGINE": _fall_back_to_float,
+    "ENV_MISMATCH": _move_elsewhere,
+}
 
 
 def _nodes() -> list[dict[str, Any]]:
@@ -283,24 +229,20 @@ def _nodes() -> list[dict[str, Any]]:
     ]
 
 
-def _triple(rate: float, images: int) -> tuple[int, float, list[float]]:
+def _counts(rate: float, images: int) -> dict[str, Any]:
     survivors = round(rate * images)
-    return survivors, survivors / images, list(wilson_interval(survivors, images))
+    interval = list(wilson_interval(survivors, images))
+    return {"images": images, "survivors": survivors, "rate": survivors / images, "interval": interval}
 
 
-def _rate(
-    name: str, rate: float, images: int = 2000, seconds: float = 0.0, settings: dict[str, Any] | None = None
-) -> dict[str, Any]:
-    survivors, exact, interval = _triple(rate, images)
-    return {
-        "name": name,
-        "images": images,
-        "survivors": survivors,
-        "rate": exact,
-        "interval": interval,
-        "seconds": seconds,
-        "settings": settings or {},
-    }
+def _attack(name: str, rate: float, seconds: float | None = None, **settings: Any) -> dict[str, Any]:
+    return {"name": name, **_counts(rate, 2000), "seconds": seconds, "settings": settings}
+
+
+def _quantiles(p50: float, p90: float, p99: float) -> dict[str, Any]:
+    times = {"p50": p50, "p90": p90, "p99": p99}
+    ends = {f"{name}_interval_ms": [ms * 0.982, ms * 1.021] for name, ms in times.items()}
+    return {f"{name}_ms": ms for name, ms in times.items()} | ends
 
 
 def _agreement(name: str, flips: int, difference: float) -> dict[str, Any]:
@@ -315,31 +257,6 @@ def _agreement(name: str, flips: int, difference: float) -> dict[str, Any]:
 
 def _alarm(name: str, value: float, threshold: float, reason: str, status: str = "pass") -> dict[str, Any]:
     return {"name": name, "status": status, "value": value, "threshold": threshold, "reason": reason}
-
-
-def _rule(
-    name: str,
-    status: str,
-    estimate: float,
-    bound: float,
-    reference: float,
-    margin: float | None,
-    *,
-    reason: str,
-    images: int = 2000,
-    needed: int | None = None,
-) -> dict[str, Any]:
-    return {
-        "name": name,
-        "status": status,
-        "estimate": estimate,
-        "bound": bound,
-        "reference": reference,
-        "margin": margin,
-        "images": images,
-        "images_needed": needed,
-        "reason": reason,
-    }
 
 
 def _records(clean_rate: float, robust_rate: float, images: int, seed: int) -> dict[str, NDArray[Any]]:

@@ -103,6 +103,8 @@ def _attacks(document: Mapping[str, Any]) -> list[dict[str, Any]]:
         is_result = attack["name"] == "worst_case"
         rows.append(
             {
+                "settings": {},
+                "seconds": None,
                 **attack,
                 "bar": interval_bar(rate, heading, strong=is_result) if rate else None,
                 "result": is_result,
@@ -219,19 +221,18 @@ def _rule(rule: Mapping[str, Any], index: int) -> dict[str, Any]:
 
 
 def _rule_figure(rule: Mapping[str, Any], identifier: str) -> Figure | None:
-    """Rules on rates and times are drawn; one on the environment has nothing to draw."""
-    estimate, bound, reference = (_finite(rule.get(key)) for key in ("estimate", "bound", "reference"))
+    """Rules that were measured are drawn: rates and differences of rates, and times, where less is better."""
+    estimate, reference = _finite(rule.get("estimate")), _finite(rule.get("reference"))
     if estimate is None or reference is None:
         return None
-    margin = _finite(rule.get("margin")) or 0.0
-    in_ms = "ms" in str(rule["name"]).replace("-", "_").split("_") or "latency" in str(rule["name"])
-    line = reference + margin if in_ms else reference - margin
-    drawing = GateDrawing(
-        estimate, estimate if bound is None else bound, line, reference if margin else None, not in_ms
-    )
-    written = wording.milliseconds if in_ms else (lambda share: wording.percent(share, 2 if margin < 0.005 else 1))
-    spoken = str(rule.get("reason") or rule["status"])
-    return figure(identifier, lambda w, i: gate_rule(drawing, written, spoken, w, i))
+    bounds = [_finite(rule.get(key)) for key in ("bound", "opposite_bound")]
+    bound, opposite = (estimate if end is None else end for end in bounds)
+    margin = _finite(rule.get("margin"))
+    time = str(rule["name"]).startswith("latency")
+    line = reference - (margin or 0.0)
+    drawing = GateDrawing(estimate, bound, opposite, line, reference if margin else None, higher_is_better=not time)
+    words = wording.milliseconds if time else wording.points if reference == 0 else wording.percent
+    return figure(identifier, lambda w, i: gate_rule(drawing, words, str(rule["reason"]), w, i))
 
 
 def _finite(value: Any) -> float | None:

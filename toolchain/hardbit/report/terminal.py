@@ -1,10 +1,10 @@
-"""The end of a run on a terminal: verdict and reasons, attacks with intervals, latency, precision."""
+"""The end of a run on a terminal: attacks with intervals, what was proved and measured, the verdict last."""
 
 from __future__ import annotations
 
 import io
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from hardbit.report import wording
@@ -18,33 +18,28 @@ COLOURS = {
     "WRONG_ENGINE": "magenta",
     "ENV_MISMATCH": "blue",
 }
+STATUS_COLOURS = {"pass": "green", "fail": "red", "inconclusive": "yellow"}
 
 
 def summary(document: Mapping[str, Any], width: int = 100, colour: bool | None = None) -> str:
     """Lines to print; `colour` None means: where standard output is a terminal."""
     from rich.console import Console
-    from rich.text import Text
 
     colour = sys.stdout.isatty() if colour is None else colour
-    buffer = io.StringIO()
-    console = Console(
-        file=buffer, width=width, force_terminal=colour, no_color=not colour, highlight=False, markup=False
-    )
-    verdict, bundle = document["verdict"], document["bundle"]
-    style = f"bold {COLOURS.get(verdict['name'], 'white')}"
-    console.print(
-        Text(verdict["name"], style), f"{bundle['name']} on {bundle['target']}, exit code {verdict['exit_code']}"
-    )
-    console.print(f"  {wording.verdict_wording(verdict['name']).headline}")
-    for reason in verdict["reasons"]:
-        console.print(f"  - {reason}")
-    console.print(f"\nThreat model: {wording.perturbation(document['threat_model'])};")
-    console.print("the attacker knows the bundle, the engine receives bytes, the engine decides.\n")
-    console.print(_attacks(document))
-    console.print(_facts(document))
-    for step in wording.next_steps(document):
-        console.print(f"What to do: {step}")
-    return "\n".join(line.rstrip() for line in buffer.getvalue().splitlines()) + "\n"
+    console = Console(file=io.StringIO(), width=width, force_terminal=colour, no_color=not colour, highlight=False)
+    with console.capture() as printed:
+        for part in _parts(document):
+            console.print(part, markup=False, emoji=False)  # a name is a name, whatever is in it
+    return "\n".join(line.rstrip() for line in printed.get().splitlines()) + "\n"
+
+
+def _parts(document: Mapping[str, Any]) -> Iterator[Any]:
+    bundle = document["bundle"]
+    yield f"{bundle['name']} on {bundle['target']}: {wording.perturbation(document['threat_model'])};"
+    yield "the attacker knows the bundle, the engine receives bytes, the engine decides\n"
+    yield _attacks(document)
+    yield _facts(document)
+    yield from _verdict(document)
 
 
 def _attacks(document: Mapping[str, Any]) -> Any:
@@ -52,34 +47,52 @@ def _attacks(document: Mapping[str, Any]) -> Any:
 
     measured = [attack for attack in document["attacks"] if attack.get("rate") is not None]
     if not measured:
-        return f"Attacks not run: {wording.not_run_reason(document)}."
+        return f"Attacks not run: {wording.not_run_reason(document)}"
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
     table.add_column("attack")
-    for name in ("images", "survivors", "rate", "95 % interval"):
+    for name in ("survive", "rate", "95 % interval"):
         table.add_column(name, justify="right")
     for attack in measured:
-        cells = wording.count(attack["images"]), wording.count(attack["survivors"])
+        survivors = f"{wording.count(attack['survivors'])} of {wording.count(attack['images'])}"
         rate = wording.percent(attack["rate"]), wording.interval(attack["interval"])
         style = "bold" if attack["name"] == "worst_case" else None
-        table.add_row(wording.attack_label(attack["name"]), *cells, *rate, style=style)
+        table.add_row(wording.attack_label(attack["name"]), survivors, *rate, style=style)
     return table
 
 
-def _facts(document: Mapping[str, Any]) -> str:
+def _facts(document: Mapping[str, Any]) -> Any:
+    from rich.table import Table
+    from rich.text import Text
+
     nodes, latency = document["precision"]["nodes"], document["latency"]
     integer = sum(bool(node["integer"]) for node in nodes)
     alarms = [alarm["name"] for alarm in document["alarms"] if alarm["status"] == "alarm"]
-    lines = [
-        f"Precision   {integer} of {len(nodes)} declared nodes run as integer kernels"
-        if nodes
-        else "Precision   not run",
-        f"Alarms      {wording.listing(alarms) if alarms else 'none'}" if document["alarms"] else "Alarms      not run",
-    ]
-    if latency:
-        quantiles = ", ".join(f"{name} {wording.milliseconds(latency[f'{name}_ms'])}" for name in ("p50", "p90", "p99"))
-        lines.append(f"Latency     {quantiles} a query; grade {latency['grade']}")
-    else:
-        lines.append(f"Latency     not run: {wording.not_run_reason(document)}")
-    for rule in document["gate"]:
-        lines.append(f"Gate        {rule['name']}: {rule['status']}; {rule['reason']}")
-    return "\n" + "\n".join(lines) + "\n"
+    reason = f"not run: {wording.not_run_reason(document)}"
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), show_header=False)
+    table.add_row("")
+    table.add_row("precision", f"{integer} of {len(nodes)} layers run on integer kernels" if nodes else "not proved")
+    table.add_row("alarms", (wording.listing(alarms) or "none") if document["alarms"] else reason)
+    table.add_row("latency", f"{_quantiles(latency)}; grade {latency['grade']}" if latency else reason)
+    told = document["verdict"]["reasons"]
+    for rule in (rule for rule in document["gate"] if rule["reason"] not in told):
+        status = Text(rule["status"], STATUS_COLOURS.get(rule["status"], ""))
+        table.add_row(f"gate: {rule['name']}", Text.assemble(status, f", {rule['reason']}"))
+    table.add_row("")
+    return table
+
+
+def _quantiles(latency: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name} {wording.milliseconds(latency[f'{name}_ms'])}" for name in ("p50", "p90", "p99"))
+
+
+def _verdict(document: Mapping[str, Any]) -> Iterator[Any]:
+    from rich.text import Text
+
+    verdict = document["verdict"]
+    name = Text(verdict["name"], f"bold {COLOURS.get(verdict['name'], '')}".strip())
+    headline = wording.verdict_wording(verdict["name"]).headline
+    yield Text.assemble(name, f" (exit code {verdict['exit_code']}): {headline}")
+    for reason in verdict["reasons"]:
+        yield f"  {reason}"
+    for step in wording.next_steps(document):
+        yield f"What to do: {step}"

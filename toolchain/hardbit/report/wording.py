@@ -19,6 +19,7 @@ __all__ = [
     "number",
     "percent",
     "perturbation",
+    "points",
     "settings_line",
     "verdict_wording",
 ]
@@ -68,17 +69,15 @@ def next_steps(document: Mapping[str, Any]) -> list[str]:
     if verdict == "FAIL":
         failed = [rule["name"] for rule in document["gate"] if rule["status"] == "fail"]
         broken = f"Rules broken: {listing(failed)}. " if failed else ""
-        return [f"Do not ship. {broken}Retrain, or lower the promise knowingly."]
+        only_slow = failed and all(name.startswith("latency") for name in failed)
+        cure = "Make the engine faster, or raise the limit" if only_slow else "Retrain, or promise less"
+        return [f"Do not ship. {broken}{cure}, knowingly."]
     if verdict == "WRONG_ENGINE":
         wrong = [node["name"] for node in document["precision"]["nodes"] if not node["integer"]]
         which = f"Nodes that do not run as integer kernels: {listing(wrong)}. " if wrong else ""
-        return [
-            f"{which}Lower the canonical graph for the runtime installed here, or install the runtime it was made for."
-        ]
+        return [f"{which}Lower the graph for the runtime installed here, or install the one that it was made for."]
     if verdict == "ENV_MISMATCH":
-        return [
-            "Check on a machine that fulfils [environment] of the gate, or change the gate if this is the machine meant."
-        ]
+        return ["Check on a machine that fulfils [environment] of the gate, or correct the gate."]
     return _ways_to_a_decision(document)
 
 
@@ -137,6 +136,11 @@ def settings_line(settings: Mapping[str, Any] | None) -> str:
 
 def percent(share: float | None, digits: int = 1) -> str:
     return MISSING if share is None else f"{100 * share:.{digits}f}{SPACE}%"
+
+
+def points(difference: float) -> str:
+    """A difference of two rates: `-1.2 points`."""
+    return f"{100 * difference:+.1f}{SPACE}points"
 
 
 def interval(ends: Sequence[float] | None, digits: int = 1) -> str:

@@ -125,10 +125,12 @@ def _labels(points: Sequence[BenchPoint], x: LinearScale | LogScale, y: LinearSc
         left = at + 11 if at + 11 + length <= x.end + RIGHT - 4 else at - 11 - length
         left = max(left, 2.0)
         baseline = y(point.robust[0]) + 4
-        while any(
-            left < end and left + length > start and abs(baseline - line) < LABEL_HEIGHT for start, end, line in placed
-        ):
+        while _covered(left, left + length, baseline, placed):
             baseline += 2.0
         placed.append((left, left + length, baseline))
         parts.append(text(left, baseline, label, class_="note strong halo"))
     return parts
+
+
+def _covered(left: float, right: float, baseline: float, placed: Sequence[tuple[float, float, float]]) -> bool:
+    return any(left < end and right > start and abs(baseline - line) < LABEL_HEIGHT for start, end, line in placed)

@@ -1,0 +1,57 @@
+"""The lines that end a run."""
+
+from __future__ import annotations
+
+import pytest
+
+import report_examples as examples
+from hardbit.report import summary
+
+
+@pytest.mark.parametrize("verdict", examples.VERDICTS)
+def test_the_verdict_is_last_with_its_reasons(verdict: str) -> None:
+    document = examples.document(verdict)
+    text = summary(document, width=300, colour=False)
+    end = text[text.index(f"{verdict} (exit code {document['verdict']['exit_code']})") :]
+    for reason in document["verdict"]["reasons"]:
+        assert reason in end
+    assert "What to do: " in end.splitlines()[-1]
+
+
+def test_every_attack_has_its_count_and_interval() -> None:
+    document = examples.document()
+    text = summary(document, width=200, colour=False)
+    for attack in document["attacks"]:
+        assert f"{attack['survivors']:,} of {attack['images']:,}" in text
+        assert f"{100 * attack['interval'][0]:.1f}\u00a0–" in text
+
+
+def test_what_did_not_run_says_why() -> None:
+    text = summary(examples.document("WRONG_ENGINE"), width=300, colour=False)
+    for part in ("Attacks", "alarms", "latency"):
+        (line,) = [line for line in text.splitlines() if line.startswith(part)]
+        assert "not run: the engine executes something else than declared" in line
+    assert "3 of 4 layers run on integer kernels" in text
+
+
+def test_a_rule_that_the_reasons_do_not_tell_is_listed() -> None:
+    text = summary(examples.document("INCONCLUSIVE"), width=300, colour=False)
+    assert "gate: robust" in text
+    assert "gate:" not in summary(examples.document("PASS"), width=300, colour=False)
+
+
+def test_colour_is_for_terminals() -> None:
+    assert "\x1b[" not in summary(examples.document(), colour=False)
+    assert "\x1b[" in summary(examples.document(), colour=True)
+
+
+def test_names_are_not_taken_for_mark_up() -> None:
+    document = examples.document(name="[red]bold[/red] :smile:")
+    document["attacks"][1]["name"] = "[bold]x[/bold]"
+    text = summary(document, width=200, colour=False)
+    assert "[red]bold[/red] :smile:" in text
+    assert "[bold]x[/bold]" in text
+
+
+def test_no_line_is_longer_than_the_terminal() -> None:
+    assert max(map(len, summary(examples.document("INCONCLUSIVE"), width=80, colour=False).splitlines())) <= 80
