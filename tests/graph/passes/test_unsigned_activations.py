@@ -24,9 +24,9 @@ def signed_after_relu(bits: int) -> onnx.ModelProto:
     x = b.quantize("image", "input", INPUT_SCALE, 8, signed=True)
     x = b.conv(x, "conv1", (4, 1, 3, 3), INPUT_SCALE, 8, strides=[1, 1], pads=[1, 1, 1, 1])
     x = b.node("Relu", [x], "relu.out", "relu")
-    x = b.quantize(x, "act", 2.0**-5, bits, signed=True)
+    x = b.quantize(x, "act", 2.0**-9, bits, signed=True)  # fine enough to saturate
     x = b.node("Flatten", [x], "flatten.out", "flatten", axis=1)
-    return lively(b.model(b.gemm(x, "fc", (3, 4 * 36), 2.0**-5, 8), (1, 6, 6), 3))
+    return lively(b.model(b.gemm(x, "fc", (3, 4 * 36), 2.0**-9, 8), (1, 6, 6), 3))
 
 
 def asymmetric_after_relu() -> onnx.ModelProto:
