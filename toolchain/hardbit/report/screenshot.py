@@ -72,8 +72,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("page", type=Path, metavar="REPORT.html")
     parser.add_argument("picture", type=Path, metavar="OUT.png")
     parser.add_argument("--width", type=int, default=1160, help="px (default %(default)s)")
-    parser.add_argument("--height", type=int, default=1500, help="px (default %(default)s)")
-    parser.add_argument("--scale", type=float, default=1.0, help="device pixels a px (default %(default)s)")
+    parser.add_argument("--height", type=int, default=1640, help="px (default %(default)s)")
+    parser.add_argument("--scale", type=float, default=1.5, help="device pixels a px (default %(default)s)")
     parser.add_argument("--dark", action="store_true", help="as with a dark desktop")
     options = parser.parse_args(argv)
     try:
