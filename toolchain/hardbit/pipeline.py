@@ -90,8 +90,9 @@ def run(
     folder.mkdir(parents=True, exist_ok=True)
     with _alone(folder):
         _remove_leftovers(folder)
-        write_atomically(folder / RESOLVED_RECIPE, recipe.resolved_toml())
-        runner = _Runner(recipe, folder, options, progress or _Silent())
+        origin = f"# relative paths in it start from {recipe.folder.resolve()}\n"
+        write_atomically(folder / RESOLVED_RECIPE, origin + recipe.resolved_toml())
+        runner = _Runner(recipe, folder, options, progress if progress is not None else _Silent())
         force_from = step_names().index(start) if start else len(STEPS)
         outcomes = [runner.settle(step, force=STEPS.index(step) >= force_from) for step in chosen]
     return RunResult(folder, tuple(outcomes))
@@ -132,7 +133,7 @@ class _Runner:
             record: dict[str, Any] = json.loads(self._record_path(step).read_text())
             if record["key"] == key and record["files"] == _files(self.folder / step.name):
                 return record
-        except (OSError, ValueError, KeyError):
+        except (OSError, ValueError, KeyError, TypeError):  # missing or damaged: as good as none
             pass
         return None
 

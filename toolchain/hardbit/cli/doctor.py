@@ -13,7 +13,12 @@ EXAMPLES = """\
   hardbit doctor
   hardbit doctor --json"""
 
-_MARKS = {"found": "[green]found[/]  ", "missing": "[red]missing[/]", "optional": "[yellow]absent[/] "}
+_MARKS = {
+    "found": "[green]found  [/]",
+    "missing": "[red]MISSING[/]",
+    "limited": "[yellow]limited[/]",
+    "optional": "absent ",
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -33,8 +38,8 @@ def run(args: argparse.Namespace) -> int:
 
     console = Console(highlight=False)
     for finding in findings:
-        console.print(f"{_MARKS[finding.status]}  {finding.name:<16} {escape(finding.detail)}", soft_wrap=True)
-        if finding.status != "found":
-            console.print(f"{'':<27}for {finding.needed_for}: {escape(finding.remedy)}", soft_wrap=True, style="dim")
+        console.print(f"{_MARKS[finding.status]}  {finding.name:<15} {escape(finding.detail)}", soft_wrap=True)
+        if finding.remedy:
+            console.print(f"{'':<25}-> {escape(finding.remedy)}", soft_wrap=True)
     console.print(f"\n{'ready' if is_ready else 'not ready'} for 'hardbit run'")
     return 0 if is_ready else 1

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import platform
 import shutil
 from collections.abc import Mapping
@@ -43,7 +42,6 @@ def _run(work: Work) -> str:
     gate = parse_gate(recipe.gate.document(), "gate", recipe.folder)
     settings = CheckOptions(
         images=options.images,
-        workers=options.workers or _cores(),
         latency={"full": FULL, "short": SHORT, "off": None}[options.latency],
     )
     unfinished = work.scratch / "result"  # the harness goes on from what an interrupted check left there
@@ -57,10 +55,6 @@ def _run(work: Work) -> str:
     if rates.get("clean") is not None and rates.get("worst_case") is not None:
         line += f"; {rates['clean']:.1%} clean, {rates['worst_case']:.1%} robust"
     return line
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _decides(recipe: Recipe, options: RunOptions) -> Mapping[str, Any]:

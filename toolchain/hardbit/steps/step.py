@@ -42,15 +42,14 @@ class RunOptions:
     """What a user may ask for next to the recipe.
 
     `retrain` ignores shipped weights; `weights` names a file to take instead of them; `may_train` False refuses to
-    train where no weights are at hand. For the check: the first `images` only (all for None), `workers` processes (one
-    a core for None), and how latency is measured.
+    train where no weights are at hand. For the check: the first `images` only (all for None), and how latency is
+    measured: `full` is latency-v1.
     """
 
     retrain: bool = False
     weights: Path | None = None
     may_train: bool = True
     images: int | None = None
-    workers: int | None = None
     latency: Literal["full", "short", "off"] = "full"
 
 
