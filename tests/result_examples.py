@@ -86,6 +86,7 @@ def example_run(
             "grade": "B",
             "grade_reasons": ["the clocks cannot be read"],
         },
+        "evaluation": {"data_set": "fashion-mnist", "split": "test"},
         "threat_model": {"norm": "linf", "eps_255": 25.0},
         "suite": {
             "name": "standard",

@@ -27,33 +27,48 @@ class Baseline:
     document: Mapping[str, Any]
     records: Mapping[str, NDArray[Any]]
 
-    def refuse_other_conditions(self, threat_model: Mapping[str, Any], suite: Mapping[str, Any]) -> None:
-        """Raise HardbitError where a comparison would be of attacks instead of networks: call before hours of work."""
-        for key, value in threat_model.items():
-            if self.document["threat_model"].get(key) != value:
-                self._refuse(f"was attacked with {key} {self.document['threat_model'].get(key)}, this run with {value}")
-        for key in SAME_SUITE_KEYS:
-            earlier, current = self.document["suite"].get(key), suite.get(key)
-            if key in suite and earlier != current:
-                self._refuse(f"was attacked with {key} {earlier}, this run with {current}")
+    def refuse_other_conditions(self, document: Mapping[str, Any]) -> None:
+        """Raise HardbitError where a comparison with the run of `document` would be of data or attacks, not networks.
+
+        `document` needs `threat_model`, `suite` and `evaluation` only, so that this can be asked before hours of work.
+        """
+        parts = (
+            ("threat_model", ("norm", "eps_255")),
+            ("suite", SAME_SUITE_KEYS),
+            ("evaluation", ("data_set", "split")),
+        )
+        for part, keys in parts:
+            earlier, current = self.document.get(part) or {}, document.get(part) or {}
+            for key in keys:
+                if key in earlier and key in current and earlier[key] != current[key]:
+                    self._refuse(f"was made with {key} {earlier[key]}, this run with {current[key]}")
+
+    def refuse_other_images(self, index: NDArray[np.int64], label: NDArray[np.int64]) -> None:
+        """Raise HardbitError unless the records hold exactly the images of these indices, with these labels."""
+        for earlier, current in zip(
+            self._sorted(self.records), self._sorted({"index": index, "label": label}), strict=True
+        ):
+            if not np.array_equal(earlier, current):
+                counts = f"{len(earlier):,} against {len(current):,}"
+                same = "the same number, other indices or labels"
+                self._refuse(f"holds other images: {same if len(earlier) == len(current) else counts}")
 
     def compare(self, records: Mapping[str, NDArray[Any]], name: str) -> PairedComparison:
         """Pair outcome `name` ("clean" or "worst_case") by image index; raises HardbitError if the images differ."""
-        earlier_order, order = np.argsort(self.records["index"]), np.argsort(records["index"])
-        for key in ("index", "label"):
-            if not np.array_equal(self.records[key][earlier_order], records[key][order]):
-                self._refuse(f"holds other images: {self._counts(records)}")
-        return compare_paired(self.records[name][earlier_order], records[name][order])
+        self.refuse_other_images(records["index"], records["label"])
+        earlier = self.records[name][np.argsort(self.records["index"])]
+        return compare_paired(earlier, records[name][np.argsort(records["index"])])
 
-    def _counts(self, records: Mapping[str, NDArray[Any]]) -> str:
-        earlier, current = len(self.records["index"]), len(records["index"])
-        return f"{earlier:,} against {current:,}" if earlier != current else "the same number, other indices or labels"
+    @staticmethod
+    def _sorted(records: Mapping[str, NDArray[Any]]) -> tuple[NDArray[Any], NDArray[Any]]:
+        order = np.argsort(records["index"])
+        return records["index"][order], records["label"][order]
 
     def _refuse(self, reason: str) -> None:
         raise HardbitError(
             f"the baseline {reason}",
             where=str(self.path),
-            remedy="run the baseline again on the same images with the same attacks",
+            remedy="check the baseline again on the same images with the same attacks",
         )
 
 

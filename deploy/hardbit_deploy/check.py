@@ -14,6 +14,8 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
+
 import hardbit_deploy
 from hardbit_deploy.baseline import Baseline, load_baseline
 from hardbit_deploy.bundle import Bundle, load_bundle
@@ -74,7 +76,7 @@ def check(
     promise, origin = _gate_of(bundle, gate)
     suite = _suite_of(bundle, options)
     document = _head(bundle, suite, options) | {"created": created.isoformat(timespec="seconds"), "gate_source": origin}
-    baseline = _baseline_of(promise, document)
+    baseline = _baseline_of(promise, bundle, document)
     report("prove executed precision", 0, 1)
     document["precision"] = executed_precision(bundle).to_document()
     document["environment"] = environment = describe_environment()
@@ -135,12 +137,14 @@ def _suite_of(bundle: Bundle, options: CheckOptions) -> Suite:
     return suite if replace(suite, seed=declared.seed) == declared else replace(suite, name="custom")
 
 
-def _baseline_of(gate: Gate, document: dict[str, Any]) -> Baseline | None:
+def _baseline_of(gate: Gate, bundle: Bundle, document: dict[str, Any]) -> Baseline | None:
     """The baseline that the gate names, refused at once where no comparison will be possible."""
     if gate.baseline is None:
         return None
     baseline = load_baseline(gate.baseline.result)
-    baseline.refuse_other_conditions(document["threat_model"], document["suite"])
+    baseline.refuse_other_conditions(document)
+    images = document["suite"]["images"]
+    baseline.refuse_other_images(np.arange(images, dtype=np.int64), bundle.labels[:images])
     return baseline
 
 

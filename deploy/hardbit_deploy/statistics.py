@@ -294,9 +294,14 @@ def _side_of(line: float, low: float, high: float) -> str:
 
 
 def _images_for_rates(truth: float, line: float, confidence: float, power: float) -> int | None:
-    """Score test of one rate against `line` when `truth` holds: normal approximation of both distributions."""
+    """Score test of one rate against `line` when `truth` holds: normal approximation of both distributions.
+
+    A truth of one has no spread to approximate: the exact interval passes once `line` to the power n is small enough.
+    """
     if truth == line:
         return None
+    if truth == 1:
+        return math.ceil(math.log(1 - confidence) / math.log(line))
     spread = _quantile(confidence) * math.sqrt(line * (1 - line)) + _quantile(power) * math.sqrt(truth * (1 - truth))
     return math.ceil((spread / (truth - line)) ** 2)
 

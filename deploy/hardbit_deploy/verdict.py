@@ -129,7 +129,7 @@ def _judge_rules(
         if rule is not None:
             yield _judge_rate(name, counts.get(_OUTCOMES[name][0]), rule, gate)
     if gate.baseline is not None and baseline is not None:
-        baseline.refuse_other_conditions(document["threat_model"], document["suite"])
+        baseline.refuse_other_conditions(document)
         for name in ("clean", "robust"):
             yield _judge_baseline(name, records, gate.baseline.margin, gate, baseline)
     if gate.latency is not None:

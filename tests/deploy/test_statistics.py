@@ -217,6 +217,13 @@ def test_images_needed_for_a_rate_have_the_power_that_they_promise(reference: fl
     assert wrongly == pytest.approx(0.05, abs=0.012)
 
 
+def test_images_needed_for_a_promise_of_perfection_are_exact() -> None:
+    needed = statistics.images_needed_rate(1.0, 0.01)
+    assert needed == 299
+    assert statistics.noninferiority_rate(needed, needed, 1.0, 0.01).status == "pass"
+    assert statistics.noninferiority_rate(needed - 1, needed - 1, 1.0, 0.01).status == "inconclusive"
+
+
 # --- gates ------------------------------------------------------------------------------------------------------------
 
 

@@ -200,8 +200,9 @@ def test_other_images_are_refused(tmp_path: Path, key: str) -> None:
 @pytest.mark.parametrize(
     ("part", "change", "message"),
     [
-        ("threat_model", {"eps_255": 8.0}, r"attacked with eps_255 25\.0, this run with 8\.0"),
-        ("suite", {"steps": 10}, "attacked with steps 20, this run with 10"),
+        ("threat_model", {"eps_255": 8.0}, r"made with eps_255 25\.0, this run with 8\.0"),
+        ("evaluation", {"data_set": "mnist"}, "made with data_set fashion-mnist, this run with mnist"),
+        ("suite", {"steps": 10}, "made with steps 20, this run with 10"),
     ],
 )
 def test_other_attacks_are_refused(tmp_path: Path, part: str, change: dict[str, Any], message: str) -> None:

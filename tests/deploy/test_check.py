@@ -1,0 +1,209 @@
+"""The harness on tiny bundles that really run: planted faults and their verdicts, results, going on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import numpy as np
+import pytest
+
+import bundle_examples
+import planted_faults
+from hardbit_deploy import check as harness
+from hardbit_deploy import results
+from hardbit_deploy.bundle import Bundle
+from hardbit_deploy.check import CheckOptions, check
+from hardbit_deploy.errors import HardbitError
+from hardbit_deploy.gate import Gate, parse_gate
+from hardbit_deploy.latency import LatencySettings
+
+UNTIMED = CheckOptions(latency=None, workers=1)
+SHORTEST = LatencySettings(processes=2, queries=20, warmup_min_s=0.01, warmup_max_s=0.05)
+CONVERGED = {"name": "standard", "steps": 20, "restarts": 3, "losses": ["cross_entropy", "margin"], "seed": 0}
+SLICED = {"name": "custom", "steps": 3, "restarts": 1, "losses": ["cross_entropy"], "seed": 0, "chunk": 16}
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """Clean accuracy 1 by construction, robust accuracy far below, and attacks strong enough to have converged."""
+    path = tmp_path_factory.mktemp("bundles") / "plain"
+    return bundle_examples.build_bundle(path, count=200, suite=CONVERGED, threat_model={"norm": "linf", "eps_255": 2.0})
+
+
+def validate(document: Any) -> None:
+    jsonschema.Draft202012Validator(results.load_schema("result-v1")).validate(document)
+
+
+def promise(**sections: Any) -> Gate:
+    return parse_gate(sections)
+
+
+# --- the five verdicts, by planted faults -----------------------------------------------------------------------------
+
+
+def test_a_kept_promise_is_pass(bundle: Bundle, tmp_path: Path) -> None:
+    document = check(bundle.path, promise(clean={"reference": 0.95}), tmp_path, UNTIMED)
+    assert (document["verdict"]["name"], document["verdict"]["exit_code"]) == ("PASS", 0)
+    validate(document)
+    assert [alarm["status"] for alarm in document["alarms"]] == ["pass"] * len(document["alarms"])
+
+
+def test_a_network_that_is_not_robust_fails_its_robustness_gate(bundle: Bundle) -> None:
+    document = check(bundle.path, promise(clean={"reference": 0.95}, robust={"reference": 0.66}), None, UNTIMED)
+    assert (document["verdict"]["name"], document["verdict"]["exit_code"]) == ("FAIL", 1)
+    assert document["verdict"]["reasons"][0].startswith("robust accuracy ")
+    validate(document)
+
+
+def test_a_convolution_that_falls_back_to_float_is_the_wrong_engine(tmp_path: Path) -> None:
+    planted = bundle_examples.build_bundle(tmp_path / "float", engine=planted_faults.engine_with_a_float_convolution())
+    document = check(planted.path, promise(clean={"reference": 0.1}), tmp_path / "out")
+    assert (document["verdict"]["name"], document["verdict"]["exit_code"]) == ("WRONG_ENGINE", 2)
+    assert any(reason.startswith("conv2 ") for reason in document["verdict"]["reasons"])
+    validate(document)
+    assert document["attacks"] == []
+    assert document["latency"] is None  # timings of another program would only mislead
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["result.json"]
+
+
+def test_two_hundred_images_cannot_decide_a_margin_of_one_point(bundle: Bundle) -> None:
+    """200 of 200 are right; that may still be a system at 98.5 %, which a promise of 100 % less 1 point excludes."""
+    document = check(bundle.path, promise(clean={"reference": 1.0, "margin": 0.01}), None, UNTIMED)
+    assert (document["verdict"]["name"], document["verdict"]["exit_code"]) == ("INCONCLUSIVE", 75)
+    (rule,) = document["gate"]
+    assert (rule["images"], rule["images_needed"]) == (200, 299)
+    assert "it takes 299 images" in document["verdict"]["reasons"][0]
+
+
+def test_another_machine_than_the_gate_speaks_of_is_not_measured(bundle: Bundle) -> None:
+    document = check(bundle.path, promise(environment={"machine": "s390x"}), None)
+    assert (document["verdict"]["name"], document["verdict"]["exit_code"]) == ("ENV_MISMATCH", 3)
+    assert document["attacks"] == []
+    validate(document)
+
+
+def test_an_engine_unlike_its_twin_raises_the_parity_alarm_and_is_inconclusive(tmp_path: Path) -> None:
+    """An engine that ignores its image looks perfectly robust where the label fits: the alarm is what tells."""
+    engine = planted_faults.engine_that_ignores_its_image()
+    planted = bundle_examples.build_bundle(tmp_path / "deaf", engine=engine)
+    document = check(planted.path, promise(), None, UNTIMED)
+    assert (document["verdict"]["name"], document["verdict"]["exit_code"]) == ("INCONCLUSIVE", 75)
+    assert any(reason.startswith("alarm parity") for reason in document["verdict"]["reasons"])
+
+
+# --- what is measured and written -------------------------------------------------------------------------------------
+
+
+def test_a_run_is_written_with_its_arrays_and_leaves_no_work_behind(bundle: Bundle, tmp_path: Path) -> None:
+    stages: list[str] = []
+    options = CheckOptions(images=40, latency=SHORTEST)
+    document = check(bundle.path, None, tmp_path, options, lambda stage, done, total: stages.append(stage))
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "examples.npz",
+        "latency.npz",
+        "records.npz",
+        "result.json",
+    ]
+    assert results.load_result(tmp_path) == document
+    validate(document)
+    records = results.load_records(tmp_path, document)
+    counts = {attack["name"]: attack["survivors"] for attack in document["attacks"]}
+    assert records["index"].tolist() == list(range(40))
+    assert counts["worst_case"] == np.count_nonzero(records["worst_case"])
+    assert counts["clean"] == np.count_nonzero(records["clean"]) == 40
+    assert results.load_records(tmp_path, document, "latency")["query_ms"].shape == (2, 20)
+    assert document["latency"]["protocol"] == "latency-v1-short"
+    assert stages[:2] == ["verify the bundle", "prove executed precision"]
+    assert stages[-1] == "latency"
+
+
+def test_two_checks_of_one_bundle_count_the_same(bundle: Bundle) -> None:
+    first, second = (check(bundle.path, None, None, CheckOptions(images=40, latency=None)) for _ in range(2))
+    assert [a["survivors"] for a in first["attacks"]] == [a["survivors"] for a in second["attacks"]]
+
+
+def test_the_gate_of_the_bundle_is_judged_when_no_other_is_given(tmp_path: Path) -> None:
+    strict = bundle_examples.build_bundle(tmp_path / "strict", gate={"robust": {"reference": 0.9}})
+    document = check(strict.path, None, None, UNTIMED)
+    assert document["verdict"]["name"] == "FAIL"
+    assert document["gate_source"] == "bundle"
+
+
+def test_the_gate_of_a_bundle_is_refused_by_its_path(tmp_path: Path) -> None:
+    odd = bundle_examples.build_bundle(tmp_path / "odd", gate={"robust": {"referense": 0.9}})
+    with pytest.raises(HardbitError, match=r"manifest\.json: gate\.robust\.referense: unknown key"):
+        check(odd.path, None, None, UNTIMED)
+
+
+@pytest.mark.parametrize(
+    ("changes", "name", "steps"),
+    [
+        ({}, "standard", 20),
+        ({"seed": 7}, "standard", 20),  # another draw of the same hardness
+        ({"steps": 3}, "custom", 3),
+        ({"suite": "quick"}, "quick", 10),
+        ({"suite": "quick", "restarts": 2}, "custom", 10),
+    ],
+)
+def test_a_suite_that_is_changed_loses_its_name(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], name: str, steps: int
+) -> None:
+    seen = []
+
+    def stop(bundle: Bundle, suite: Any, **_: Any) -> None:
+        seen.append(suite)
+        raise HardbitError("enough")
+
+    monkeypatch.setattr(harness, "evaluate", stop)
+    with pytest.raises(HardbitError, match="enough"):
+        check(bundle.path, None, None, CheckOptions(**changes))
+    assert (seen[0].name, seen[0].steps) == (name, steps)
+
+
+def test_a_paired_baseline_of_the_same_run_passes(bundle: Bundle, tmp_path: Path) -> None:
+    check(bundle.path, None, tmp_path / "earlier", UNTIMED)
+    gate = parse_gate({"baseline": {"result": "earlier", "margin": 0.05}}, folder=tmp_path)
+    document = check(bundle.path, gate, None, UNTIMED)
+    assert document["verdict"]["name"] == "PASS"
+    assert [rule["details"]["lost"] for rule in document["gate"]] == [0, 0]
+    validate(document)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"steps": 5}, "was made with steps 20, this run with 5"),
+        ({"images": 100}, "holds other images: 40 against 100"),
+    ],
+)
+def test_an_unlike_baseline_is_refused_before_any_work(
+    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], message: str
+) -> None:
+    check(bundle.path, None, tmp_path / "earlier", CheckOptions(images=40, latency=None))
+    monkeypatch.setattr(harness, "evaluate", lambda *_, **__: pytest.fail("work was done"))
+    gate = parse_gate({"baseline": {"result": "earlier"}}, folder=tmp_path)
+    with pytest.raises(HardbitError, match=message):
+        check(bundle.path, gate, None, CheckOptions(**{"images": 40, "latency": None, **changes}))
+
+
+# --- going on ---------------------------------------------------------------------------------------------------------
+
+
+def test_an_interrupted_run_goes_on_and_counts_as_an_uninterrupted_one(tmp_path: Path) -> None:
+    sliced = bundle_examples.build_bundle(tmp_path / "sliced", count=96, suite=SLICED)
+    whole = check(sliced.path, None, None, UNTIMED)
+
+    def interrupt(stage: str, done: int, total: int) -> None:
+        if total > 1 and done > total / 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        check(sliced.path, None, tmp_path / "out", UNTIMED, interrupt)
+    assert harness.work_folder(tmp_path / "out").is_dir()
+    assert not (tmp_path / "out" / "result.json").exists()
+    resumed = check(sliced.path, None, tmp_path / "out", UNTIMED)
+    assert resumed["resumed_images"] > 0
+    assert [a["survivors"] for a in resumed["attacks"]] == [a["survivors"] for a in whole["attacks"]]
+    assert not harness.work_folder(tmp_path / "out").exists()
