@@ -1,9 +1,9 @@
-"""The images of a running attack: a float32 shadow that moves, and the bytes that are looked at.
+"""The images of a running attack: a shadow that moves in fractions of a grey level, and the bytes that are looked at.
 
 Engine and gradient are only ever given bytes. A step may be smaller than one grey level (2.5 eps / k is 0.2 for eps
-2/255 and 25 steps): moving the bytes themselves would then stand still or jump five times too far. So the shadow keeps
-the exact position, and its rounding is what is scored and differentiated: straight-through the rounding, as it is for
-every other quantizer. Rounded bytes are inside the ball always, not only at the end.
+2/255 and 25 steps): moving the bytes themselves would then stand still or jump five times too far. So a shadow keeps
+the position, and its rounding is what is scored and differentiated: straight-through the rounding, as it is for every
+other quantizer. Rounded bytes are inside the ball always, not only at the end.
 
 Boundary: geometry only; never asks an engine.
 """
@@ -18,11 +18,13 @@ from numpy.typing import NDArray
 
 from hardbit_deploy.attacks.threat_model import ThreatModel
 
-__all__ = ["Iterates", "L2Iterates", "LinfIterates", "iterates_from", "rounded_inside_l2"]
+__all__ = ["Iterates", "L2Iterates", "LinfIterates", "iterates_from", "rounded_inside_l2", "squared_norms"]
 
-# Keeps float32 positions strictly inside an L2 ball, so that truncated to whole grey levels they are inside exactly.
-_L2_SLACK = 1 - 1e-6
+# Keeps positions inside an L2 ball whatever float32 makes of their norms: truncated to bytes they are inside exactly.
+L2_SLACK = 1 - 1e-4
 _SHRINK_ROUNDS = 8
+_SMALLEST_SQUARES = 1e-24
+_EXACT_SQUARES = 2.0**24
 
 
 class Iterates(ABC):
@@ -50,25 +52,36 @@ def iterates_from(images: NDArray[np.uint8], start: NDArray[np.uint8], threat_mo
 
 
 class LinfIterates(Iterates):
-    """A box around every image. On bytes an eps of 2.7 grey levels is one of 2."""
+    """A box around every image. On bytes an eps of 2.7 grey levels is one of 2.
+
+    The shadow is int16 in units of 1/64 grey level, which halves what has to be moved through memory: on small networks
+    that is most of what an attack adds to the two graphs. Steps are rounded to that unit, and are at least one.
+    """
+
+    _UNIT = 64
+    _SHIFT = 6
 
     def __init__(self, images: NDArray[np.uint8], start: NDArray[np.uint8], eps_255: float) -> None:
         radius = min(math.floor(eps_255), 255)
+        centre = images.astype(np.int16)
         self.bytes = start.copy()
-        self._shadow = start.astype(np.float32)
-        self._low = np.maximum(images.astype(np.float32) - radius, 0)
-        self._high = np.minimum(images.astype(np.float32) + radius, 255)
+        self._shadow = start.astype(np.int16) * np.int16(self._UNIT)
+        self._low = np.maximum(centre - np.int16(radius), 0) * np.int16(self._UNIT)
+        self._high = np.minimum(centre + np.int16(radius), 255) * np.int16(self._UNIT)
 
     def step(self, gradient: NDArray[np.float32], size_255: float) -> None:
+        # A step of 255 reaches the box's side from anywhere; longer ones would not fit in 16 bits.
+        size = np.int16(max(1, round(min(size_255, 255.0) * self._UNIT)))
         # Two comparisons make a sign that is 0 for 0 and for NaN, faster than np.sign.
         rising, falling = np.greater(gradient, 0), np.less(gradient, 0)
         sign = np.subtract(rising.view(np.int8), falling.view(np.int8), out=rising.view(np.int8))
-        np.multiply(sign, np.float32(size_255), out=gradient)
-        self._shadow += gradient
+        move = np.multiply(sign, size, dtype=np.int16)
+        np.add(self._shadow, move, out=self._shadow)
         np.maximum(self._shadow, self._low, out=self._shadow)
         np.minimum(self._shadow, self._high, out=self._shadow)
-        np.rint(self._shadow, out=gradient)
-        np.copyto(self.bytes, gradient, casting="unsafe")
+        np.add(self._shadow, np.int16(self._UNIT // 2), out=move)
+        np.right_shift(move, np.int16(self._SHIFT), out=move)
+        np.copyto(self.bytes, move, casting="unsafe")
 
     def keep(self, chosen: NDArray[np.bool_]) -> None:
         self.bytes = self.bytes[chosen]
@@ -86,15 +99,16 @@ class L2Iterates(Iterates):
 
     def step(self, gradient: NDArray[np.float32], size_255: float) -> None:
         flat = gradient.reshape(len(gradient), -1)
-        norm = _norms(flat)
-        if not np.isfinite(norm).all():
+        squares = squared_norms(flat)
+        if not np.isfinite(squares).all():
             np.nan_to_num(flat, copy=False, nan=0, posinf=0, neginf=0)
-            norm = _norms(flat)
+            squares = squared_norms(flat)
+        norm = np.sqrt(squares)
         # Divide first: a gradient of 1e-30 has a norm, but its factor to the step size would not fit in float32.
-        np.divide(flat, norm[:, None], out=flat, where=norm[:, None] > 0, casting="unsafe")
+        flat /= np.where(norm > 0, norm, 1)[:, None].astype(np.float32)
         flat *= np.float32(size_255)
         self._delta += flat
-        _shrink_rows(self._delta, self._eps_255 * _L2_SLACK)
+        _shrink_rows(self._delta, self._eps_255 * L2_SLACK)
         np.maximum(self._delta, -self._image, out=self._delta)
         np.minimum(self._delta, 255 - self._image, out=self._delta)
         rounded = rounded_inside_l2(self._delta, self._eps_255)
@@ -108,31 +122,45 @@ class L2Iterates(Iterates):
 def rounded_inside_l2(delta: NDArray[np.float32], eps_255: float) -> NDArray[np.float32]:
     """Whole grey levels near `delta` (n, values), whose norms after rounding are at most `eps_255`, exactly.
 
-    `delta` must be inside the ball (times 1 - 1e-6). Rounding can lengthen a row; such rows are scaled down until their
-    rounding fits, and truncated if eight rounds do not do it, which can only shorten.
+    `delta` must be inside the ball (times `L2_SLACK`). Rounding can lengthen a row; such rows are scaled down until
+    their rounding fits, and truncated if eight rounds do not do it, which can only shorten.
     """
     rounded = np.rint(delta)
-    scale = np.ones(len(delta))
+    squares = squared_norms(rounded)
+    rows = np.flatnonzero(squares > eps_255**2)
+    scale, squares = np.ones(len(rows)), squares[rows]
     for _ in range(_SHRINK_ROUNDS):
-        norm = _norms(rounded)
-        over = norm > eps_255
-        if not over.any():
+        if not rows.size:
             return rounded
-        scale[over] *= eps_255 / norm[over]
-        rounded[over] = np.rint(delta[over] * scale[over, None].astype(np.float32))
-    over = _norms(rounded) > eps_255
-    rounded[over] = np.trunc(delta[over])
+        scale *= eps_255 / np.sqrt(squares)
+        shorter = delta[rows]
+        shorter *= scale[:, None].astype(np.float32)
+        rounded[rows] = np.rint(shorter, out=shorter)
+        squares = squared_norms(shorter)
+        over = squares > eps_255**2
+        rows, scale, squares = rows[over], scale[over], squares[over]
+    rounded[rows] = np.trunc(delta[rows])
     return rounded
 
 
+def squared_norms(rows: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Squared Euclidean norms (n,) of rows (n, values); exact for rows of whole grey levels.
+
+    Sums are made in float32, which is exact for integers up to 2^24, and again in float64 where they are above that or
+    so small that squares have vanished, as they do in tiny gradients.
+    """
+    with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+        products = np.matmul(rows[:, None, :], rows[:, :, None])
+    squares: NDArray[np.float64] = products.reshape(len(rows)).astype(np.float64)
+    doubtful = ~((squares > _SMALLEST_SQUARES) & (squares < _EXACT_SQUARES))
+    if doubtful.any():
+        chosen = rows[doubtful]
+        squares[doubtful] = np.einsum("nd,nd->n", chosen, chosen, dtype=np.float64)
+    return squares
+
+
 def _shrink_rows(delta: NDArray[np.float32], radius: float) -> None:
-    norm = _norms(delta)
-    over = norm > radius
+    squares = squared_norms(delta)
+    over = squares > radius**2
     if over.any():
-        delta[over] *= (radius / norm[over, None]).astype(np.float32)
-
-
-def _norms(rows: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Euclidean norms, summed in float64: squares of bytes sum exactly, and of tiny gradients do not vanish."""
-    squares: NDArray[np.float64] = np.einsum("nd,nd->n", rows, rows, dtype=np.float64)
-    return np.sqrt(squares)
+        delta *= np.where(over, radius / np.sqrt(np.maximum(squares, 1e-30)), 1)[:, None].astype(np.float32)

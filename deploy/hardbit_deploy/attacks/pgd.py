@@ -63,12 +63,13 @@ def pgd(
     )
     for restart in range(first_restart, first_restart + restarts):
         standing = np.flatnonzero(best.outcome.survived)
-        if not standing.size:
-            break
-        start = random_start(
-            images[standing], threat_model, seed=seed, stream=start_stream(restart, loss), indices=places[standing]
-        )
-        _climb(engine, gradient, images[standing], labels[standing], start, standing, threat_model, steps, loss, best)
+        flight = engine.images_in_flight or count
+        for first in range(0, len(standing), flight):
+            rows = standing[first : first + flight]
+            start = random_start(
+                images[rows], threat_model, seed=seed, stream=start_stream(restart, loss), indices=places[rows]
+            )
+            _climb(engine, gradient, images[rows], labels[rows], start, rows, threat_model, steps, loss, best)
     return best.outcome
 
 

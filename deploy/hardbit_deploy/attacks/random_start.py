@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hardbit_deploy.attacks.iterates import rounded_inside_l2
+from hardbit_deploy.attacks.iterates import L2_SLACK, rounded_inside_l2, squared_norms
 from hardbit_deploy.attacks.threat_model import ThreatModel
 
 __all__ = ["random_start"]
@@ -27,29 +28,43 @@ def random_start(
     by the image's index in the data set: neither the batch, the number of workers, nor the images that have fallen
     change what an image gets.
     """
-    start = np.empty_like(images)
-    values = math.prod(images.shape[1:])
-    for row, index in enumerate(indices):
-        generator = np.random.Generator(np.random.Philox(key=[seed, stream], counter=[0, 0, 0, int(index)]))
-        delta = (
-            _linf(generator, threat_model, values)
-            if threat_model.norm == "linf"
-            else _l2(generator, threat_model, values)
-        )
-        point = np.clip(images[row].reshape(-1) + delta, 0, 255)
-        start[row] = point.reshape(images.shape[1:])
-    return start
+    delta = (_linf if threat_model.norm == "linf" else _l2)(images, threat_model, seed, stream, indices)
+    delta += images.reshape(delta.shape)
+    np.maximum(delta, 0, out=delta)
+    np.minimum(delta, 255, out=delta)
+    return delta.astype(np.uint8).reshape(images.shape)
 
 
-def _linf(generator: np.random.Generator, threat_model: ThreatModel, values: int) -> NDArray[np.int16]:
+def _linf(
+    images: NDArray[np.uint8], threat_model: ThreatModel, seed: int, stream: int, indices: NDArray[np.int64]
+) -> NDArray[np.int16]:
     radius = min(math.floor(threat_model.eps_255), 255)
-    return generator.integers(-radius, radius + 1, values, dtype=np.int16)
+    delta = np.empty((len(images), math.prod(images.shape[1:])), np.int16)
+    for row, generator in enumerate(_generators(seed, stream, indices)):
+        delta[row] = generator.integers(-radius, radius + 1, delta.shape[1], dtype=np.int16)
+    return delta
 
 
-def _l2(generator: np.random.Generator, threat_model: ThreatModel, values: int) -> NDArray[np.int32]:
-    direction = generator.standard_normal(values)
-    radius = threat_model.eps_255 * (1 - 1e-6) * generator.random() ** (1 / values)
-    delta = direction * (radius / np.linalg.norm(direction))
-    rounded: NDArray[np.float32] = rounded_inside_l2(delta[None].astype(np.float32), threat_model.eps_255)
-    whole: NDArray[np.int32] = rounded[0].astype(np.int32)
-    return whole
+def _l2(
+    images: NDArray[np.uint8], threat_model: ThreatModel, seed: int, stream: int, indices: NDArray[np.int64]
+) -> NDArray[np.float32]:
+    """A normal direction, and a radius whose power is uniform, make a uniform point of the ball (Muller 1959)."""
+    delta = np.empty((len(images), math.prod(images.shape[1:])), np.float32)
+    radius = np.empty(len(images))
+    for row, generator in enumerate(_generators(seed, stream, indices)):
+        generator.standard_normal(dtype=np.float32, out=delta[row])
+        radius[row] = generator.random() ** (1 / delta.shape[1])
+    radius *= threat_model.eps_255 * L2_SLACK
+    delta *= (radius / np.sqrt(squared_norms(delta)))[:, None].astype(np.float32)
+    return rounded_inside_l2(delta, threat_model.eps_255)
+
+
+def _generators(seed: int, stream: int, indices: NDArray[np.int64]) -> Iterator[np.random.Generator]:
+    """The same generator over and over, placed at each index: setting it takes a tenth of the time of making one."""
+    source = np.random.Philox(key=[seed, stream])
+    generator = np.random.Generator(source)
+    fresh = source.state
+    for index in indices:
+        fresh["state"]["counter"][:] = 0, 0, 0, index
+        source.state = fresh
+        yield generator

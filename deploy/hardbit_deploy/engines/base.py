@@ -69,6 +69,9 @@ class _Activated(ABC):
 class Engine(_Activated):
     """The deployed classifier: bytes in, logits out. It alone decides what an image is taken for."""
 
+    # How many images an iterative attack best moves at a time; None for all that it is given.
+    images_in_flight: int | None = None
+
     @property
     @abstractmethod
     def runtime(self) -> str:
