@@ -43,6 +43,7 @@ def test_it_prints_a_line_for_every_step_and_ends_in_verdict_and_report(finished
     assert verdict["name"] in done.stdout
     assert lines[-1] == "Report      runs/bars/report/report.html"
     assert "Traceback" not in done.stderr
+    assert "training: there is no weights.safetensors" in done.stdout
 
 
 def test_the_bundle_is_whole_and_says_where_it_comes_from(finished):
@@ -108,7 +109,7 @@ def test_convert_gives_the_bundle_of_trained_weights(finished, capsys, monkeypat
 def test_convert_trains_nothing(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(write_bars(tmp_path).parent)
     assert cli.main(["convert", "recipe.toml"]) == 64
-    assert "is not trained: there is no weights.safetensors; 'hardbit train' trains it" in capsys.readouterr().err
+    assert "is not trained: there is no weights.safetensors; 'hardbit train --out FILE'" in capsys.readouterr().err
 
 
 def test_convert_to_a_target_that_the_recipe_is_not_for(finished, capsys, monkeypatch):

@@ -64,6 +64,8 @@ class _Silent:
 
     def step_ended(self, name: str, note: str, seconds: float, *, skipped: bool) -> None: ...
 
+    def remark(self, text: str) -> None: ...
+
     def training(self) -> nullcontext[None]:
         return nullcontext()
 

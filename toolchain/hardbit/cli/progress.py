@@ -46,6 +46,9 @@ class TerminalProgress:
         time = "unchanged" if skipped else f"{seconds:.1f} s"
         self._console.print(f"[bold]{name:<14}[/] {time:>9}  {escape(note)}", soft_wrap=True)
 
+    def remark(self, text: str) -> None:
+        self._console.print(escape(text), soft_wrap=True)
+
     @contextmanager
     def training(self) -> Iterator[Any]:
         from hardbit.train.progress import TerminalProgress as TrainingProgress

@@ -30,6 +30,9 @@ class Progress(Protocol):
 
     def step_ended(self, name: str, note: str, seconds: float, *, skipped: bool) -> None: ...
 
+    def remark(self, text: str) -> None:
+        """Something that the user should know while a step runs."""
+
     def training(self) -> AbstractContextManager[Any]:
         """A context that yields a `hardbit.train.loop.Progress`."""
 

@@ -83,8 +83,8 @@ def load_trained_twin(recipe: Recipe, weights: Path) -> fx.GraphModule:
 
 def _run(work: Work) -> str:
     trained = Trained.at(work.folder)
-    source = _source(work.recipe, work.options)
-    if isinstance(source, Path):
+    source, reason = _source(work.recipe, work.options)
+    if source is not None:
         load_trained_twin(work.recipe, source)  # refuse what does not fit before anything is built on it
         shutil.copyfile(source, trained.weights)
         log = {**_metadata(source), "source": "given" if work.options.weights else "shipped"}
@@ -92,6 +92,7 @@ def _run(work: Work) -> str:
         if log.get("training_digest") != work.recipe.training_digest():
             note += ", trained by another recipe"
     else:
+        work.progress.remark(f"training: {reason}")
         log, note = _train(work, trained)
     write_atomically(trained.log, json.dumps(log, indent=1))
     return note
@@ -149,26 +150,29 @@ def _validate(recipe: Recipe, twin: Any, images: np.ndarray, labels: np.ndarray)
     return {"images": len(labels), "clean": float(clean.mean()), "pgd": float((clean & adversarial).mean())}
 
 
-def _source(recipe: Recipe, options: RunOptions) -> Path | None:
-    """The file that the weights are taken from; None to train them. Raises HardbitError where neither may be."""
+def _source(recipe: Recipe, options: RunOptions) -> tuple[Path | None, str]:
+    """The file that the weights are taken from; or None, to train them, and why. Raises HardbitError where neither may
+    be done."""
     if options.weights is not None:
         if not options.weights.is_file():
             raise HardbitError("there is no such weights file", where=str(options.weights))
-        return options.weights
+        return options.weights, ""
     shipped = recipe.weights_path
-    if not options.retrain and shipped.is_file():
-        if _metadata(shipped).get("training_digest") == recipe.training_digest():
-            return shipped
+    if options.retrain:
+        reason = "as asked for"
+    elif not shipped.is_file():
+        reason = f"there is no {shipped}"
+    elif _metadata(shipped).get("training_digest") != recipe.training_digest():
         reason = f"{shipped} was trained by another recipe"
     else:
-        reason = f"there is no {shipped}"
+        return shipped, ""
     if not options.may_train:
         raise HardbitError(
             f"the network of this recipe is not trained: {reason}",
             where=recipe.name,
-            remedy="'hardbit train' trains it, --weights names a file to take all the same",
+            remedy="'hardbit train --out FILE' trains it; convert takes other weights with --recipe all the same",
         )
-    return None
+    return None, reason
 
 
 def _metadata(weights: Path) -> dict[str, Any]:
@@ -190,7 +194,7 @@ def _bits(recipe: Recipe) -> Any:
 
 
 def _decides(recipe: Recipe, options: RunOptions) -> Mapping[str, Any]:
-    source = _source(recipe, options)
+    source, _ = _source(recipe, options)
     if source is not None:
         return {"weights": sha256_file(source), "training": recipe.training_digest()}
     return {"training": recipe.training_digest(), "data": _data_digest(recipe)}
