@@ -75,7 +75,7 @@ class TestLinfAgainstTheClosedForm:
 def test_l2_attacks_come_close_to_the_closed_form(loss):
     """Away from the ends of the byte range, the worst margin in an L2 ball is margin - eps times the weights' norm.
 
-    One step loses only what rounding costs; PGD keeps a rest of its random start, which shrinks by exp(-2.5) on the way.
+    One step loses only what rounding costs; PGD keeps a rest of its random start, about exp(-2.5) of it.
     """
     target = linear_target(classes=2, input_shape=(1, 16, 16), seed=2)
     target.engine.bias = np.array([100, 0], np.float32)
