@@ -56,6 +56,12 @@ def test_a_perturbation_names_its_norm_and_its_grey_levels() -> None:
     )
 
 
+def test_settings_do_not_repeat_what_is_said_elsewhere() -> None:
+    told = {"norm": "linf", "eps_255": 25.0, "loss": "margin", "seed": 0}
+    settings = {"steps": 20, "step_255": 3.125, "restarts": 3}
+    assert wording.settings_line(told | settings) == "steps 20 · step 3.125/255 · restarts 3"
+
+
 def test_an_undecided_gate_says_how_many_images_it_needs() -> None:
     document = examples.document("INCONCLUSIVE")
     needed = max(rule["images_needed"] for rule in document["gate"] if rule["status"] == "inconclusive")

@@ -60,6 +60,16 @@ def test_the_eps_curve_falls_where_the_rates_fall_and_marks_threat_model_and_cha
     assert (dots[1][1] - dots[0][1]) / (0.85 - 0.67) == pytest.approx(rise, abs=0.5)
 
 
+def test_the_name_of_the_chance_level_keeps_out_of_the_curve() -> None:
+    falling = [EpsPoint(0, 0.9, 0.9, 0.9, ""), EpsPoint(64, 0, 0, 0, ""), EpsPoint(128, 0, 0, 0, "")]
+    staying = [EpsPoint(0, 0.9, 0.9, 0.9, ""), EpsPoint(100, 0.12, 0.1, 0.14, ""), EpsPoint(128, 0.12, 0.1, 0.14, "")]
+    places = []
+    for points in (falling, staying):
+        chart = eps_curve(points, 8.0, 0.1, "eps", "spoken", 500.0, "c")
+        places += [float(e.get("x")) for e in elements(chart, "text") if (e.text or "").startswith("chance")]
+    assert places[0] > 250 > places[1]
+
+
 def test_an_eps_curve_without_chance_level_draws_none() -> None:
     chart = eps_curve([EpsPoint(8, 0.5, 0.4, 0.6, "")], None, None, "eps", "spoken", 330.0, "c")
     assert not elements(chart, "line", "chance")

@@ -13,6 +13,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 from PIL import Image
 
 from hardbit_deploy.errors import HardbitError
@@ -63,8 +64,20 @@ def screenshot(page: Path, picture: Path, width: int, height: int, dark: bool = 
     if not picture.is_file():
         raise HardbitError("Chromium made no picture", where=str(page), remedy=done.stderr.strip()[-300:])
     with Image.open(picture) as image:
-        small = image.convert("RGB").quantize(256, dither=Image.Dither.NONE)
-    small.save(picture, optimize=True)
+        _with_commonest_colours(image.convert("RGB")).save(picture, optimize=True)
+
+
+def _with_commonest_colours(image: Image.Image) -> Image.Image:
+    """The image in its 256 commonest colours, each kept exactly: a page is few flat colours and edges of letters."""
+    pixels = np.asarray(image, dtype=np.int64)
+    packed = (pixels << np.array([16, 8, 0])).sum(axis=2)
+    values, where, counts = np.unique(packed, return_inverse=True, return_counts=True)
+    colours = np.stack([values >> 16, values >> 8 & 255, values & 255], axis=1)
+    commonest = colours[np.argsort(-counts)[:256]]
+    nearest = np.array([((commonest - colour) ** 2).sum(axis=1).argmin() for colour in colours], dtype=np.uint8)
+    small = Image.fromarray(nearest[where].reshape(packed.shape))
+    small.putpalette(commonest.astype(np.uint8).ravel().tolist())
+    return small
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -130,8 +130,14 @@ def agreement_label(name: str) -> str:
 
 
 def settings_line(settings: Mapping[str, Any] | None) -> str:
-    """`steps 20 · restarts 3`."""
-    return " · ".join(f"{key.replace('_', ' ')} {number(value)}" for key, value in (settings or {}).items())
+    """`steps 20 · step 3.125/255 · restarts 3`: what the name of an attack and the threat model do not say already."""
+    told = ("norm", "eps_255", "loss", "seed")
+    return " · ".join(_setting(key, value) for key, value in (settings or {}).items() if key not in told)
+
+
+def _setting(key: str, value: Any) -> str:
+    words = key.removesuffix("_255").replace("_", " ")
+    return f"{words} {number(value)}/255" if key.endswith("_255") else f"{words} {number(value)}"
 
 
 def percent(share: float | None, digits: int = 1) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 from markupsafe import Markup
 
 from hardbit.report.charts.scale import LinearScale, linear_ticks
@@ -48,7 +49,7 @@ def eps_curve(
         description,
         *_axes(x, y, unit, width),
         *(_threat_line(threat_eps_255, x, y) if threat_eps_255 is not None else ()),
-        *(_chance_line(chance, threat_eps_255, x, y) if chance is not None else ()),
+        *(_chance_line(chance, points, threat_eps_255, x, y) if chance is not None else ()),
         *_curve(points, x, y),
     )
 
@@ -81,13 +82,28 @@ def _threat_line(eps_255: float, x: LinearScale, y: LinearScale) -> tuple[Markup
     return line, text(x(eps_255), TOP - 10, label, class_="note", anchor=anchor)
 
 
-def _chance_line(chance: float, threat_eps_255: float | None, x: LinearScale, y: LinearScale) -> tuple[Markup, ...]:
+def _chance_line(
+    chance: float, points: Sequence[EpsPoint], threat_eps_255: float | None, x: LinearScale, y: LinearScale
+) -> tuple[Markup, ...]:
+    """The level of guessing, with its name at the end of the line that the curve and the threat model leave free."""
     label = f"chance: {100 * chance:.0f}\u00a0%"
-    left = x.start + 6
-    if threat_eps_255 is not None and left - 6 < x(threat_eps_255) < left + text_width(label):
-        left = x(threat_eps_255) + 6  # beyond the line that would run through the words
+    length, baseline = text_width(label), y(chance) - 5
+    left = x.end - length
+    if _curve_meets(points, left, x.end, baseline - 14, baseline + 4, x, y):
+        left = x.start + 6
+        if threat_eps_255 is not None and left - 6 < x(threat_eps_255) < left + length:
+            left = x(threat_eps_255) + 6
     line = tag("line", x1=x.start, x2=x.end, y1=y(chance), y2=y(chance), class_="chance")
-    return line, text(left, y(chance) - 5, label, class_="note")
+    return line, text(left, baseline, label, class_="note")
+
+
+def _curve_meets(
+    points: Sequence[EpsPoint], left: float, right: float, top: float, bottom: float, x: LinearScale, y: LinearScale
+) -> bool:
+    """Whether the curve runs through a box of the drawing, looked at in steps of a few px."""
+    at = np.arange(left, right + 4, 4.0)
+    heights = np.interp(at, [x(point.eps_255) for point in points], [y(point.rate) for point in points])
+    return bool(np.any((heights > top) & (heights < bottom)))
 
 
 def _curve(points: Sequence[EpsPoint], x: LinearScale, y: LinearScale) -> list[Markup]:

@@ -17,7 +17,7 @@ TOP, RIGHT, LEFT = 66.0, 16.0, 16.0
 PLOT_HEIGHT = 170.0
 AXIS_HEIGHT = 44.0
 STRIP_HEIGHT = 15.0
-SHOWN_SHARE = 0.995  # the slowest half per cent would squeeze all the others into one bin
+BEYOND_LAST_QUANTILE = 0.15  # of the range: what is slower still would squeeze all the others into one bin
 
 
 def latency_histogram(
@@ -29,11 +29,9 @@ def latency_histogram(
 ) -> Markup:
     """Draw `query_ms`, shape (processes, queries), with `quantiles` as (label, milliseconds) in ascending order."""
     samples = np.sort(query_ms[np.isfinite(query_ms)].astype(np.float64).ravel())
-    marks = [ms for _, ms in quantiles]
-    high = max([float(np.quantile(samples, SHOWN_SHARE)), *marks]) * 1.02
-    low = float(samples[0])
-    low = max(0.0, low - 0.04 * (high - low)) if high > low else low * 0.9
-    high = high if high > low else low + max(low, 1e-6) * 0.2
+    low, last = float(samples[0]), max(ms for _, ms in quantiles)
+    spread = last - low if last > low else max(low, 1e-6) * 0.2
+    low, high = max(0.0, low - 0.04 * spread), low + (1 + BEYOND_LAST_QUANTILE) * spread
     x = LinearScale(low, high, LEFT, width - RIGHT)
     floor = TOP + PLOT_HEIGHT
     strips_top = floor + AXIS_HEIGHT + 26
@@ -44,7 +42,7 @@ def latency_histogram(
         identifier,
         "Time of single queries",
         description,
-        *_bars(samples, x, floor, bins=24 if width < 420 else 48),
+        *_bars(samples, x, floor, bins=32 if width < 420 else 64),
         *_axis(x, floor, width),
         *_quantile_marks(quantiles, x, floor),
         text(LEFT, strips_top - 6, legend, class_="note"),
@@ -66,7 +64,7 @@ def _bars(samples: NDArray[np.float64], x: LinearScale, floor: float, bins: int)
     beyond = len(samples) - len(shown)
     if beyond:
         note = f"{beyond:,} slower, up to {samples[-1]:.3g} ms →"
-        parts.append(text(x.end, floor - 10, note, class_="note", anchor="end"))
+        parts.append(text(x.end, floor + 38, note, class_="note", anchor="end"))
     return parts
 
 
@@ -75,7 +73,7 @@ def _axis(x: LinearScale, floor: float, width: float) -> list[Markup]:
     for value in linear_ticks(x.low, x.high, 4 if width < 420 else 8):
         parts.append(tag("line", x1=x(value), x2=x(value), y1=floor, y2=floor + 4, class_="axis"))
         parts.append(text(x(value), floor + 18, f"{value:.4g}", anchor="middle"))
-    parts.append(text((x.start + x.end) / 2, floor + 38, "milliseconds a query", class_="caption", anchor="middle"))
+    parts.append(text(x.start, floor + 38, "milliseconds a query", class_="caption"))
     return parts
 
 
