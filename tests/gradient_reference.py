@@ -14,10 +14,14 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import torch
+from hypothesis import HealthCheck, given, settings
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
+from onnx.reference import ReferenceEvaluator
 from torch import Tensor
 from torch.nn import functional
+
+from hardbit.graph.gradient import differentiate
 
 CODES = {TensorProto.UINT8: (0, 255), TensorProto.INT8: (-128, 127), TensorProto.INT32: (-(2**31), 2**31 - 1)}
 
@@ -60,7 +64,9 @@ def evaluate(model: onnx.ModelProto, feeds: dict[str, Tensor], *, masks_from_cod
         if node.op_type == "QuantizeLinear":
             types[node.output[0]] = types[node.input[2]] if len(node.input) > 2 else TensorProto.UINT8
             options["code_type"] = types[node.output[0]]
-            options["inside"] = masks_from_codes and not followed_by_clip(model, node.output[0])
+            bytes_enter = node.input[0] == model.graph.input[0].name
+            options["inside"] = masks_from_codes and not bytes_enter and not followed_by_clip(model, node.output[0])
+            options["pooled"] = any("Pool" in n.op_type and node.input[0] in n.output for n in model.graph.node)
         values[node.output[0]] = OPERATORS[node.op_type](operands, options)
     return values
 
@@ -73,7 +79,10 @@ def quantize(x: list[Tensor], options: dict[str, Any]) -> Tensor:
     zero_point = float(x[2]) if len(x) > 2 else 0.0
     codes = RoundStraightThrough.apply(x[0] / x[1]) + zero_point
     low, high = CODES[options["code_type"]]
-    return ClampInside.apply(codes, low, high) if options["inside"] else codes.clamp(low, high)
+    if not options["inside"]:
+        return codes.clamp(low, high)
+    # The average of codes that are not negative cannot saturate below: its code 0 is a value like any other.
+    return ClampInside.apply(codes, low - (low == 0 and options["pooled"]), high)
 
 
 def dequantize(x: list[Tensor], options: dict[str, Any]) -> Tensor:
@@ -149,6 +158,101 @@ def vector_jacobian(function: Callable[[Tensor], Tensor], x: NDArray[Any], v: ND
     point = torch.tensor(x, dtype=torch.float64, requires_grad=True)
     (gradient,) = torch.autograd.grad(function(point), point, torch.tensor(v, dtype=torch.float64))
     return gradient.numpy()
+
+
+def one_operator(
+    nodes: list[onnx.NodeProto], x: NDArray[Any], y_shape: tuple[int, ...], constants: dict[str, NDArray[Any]]
+) -> onnx.ModelProto:
+    """Model of a few nodes from `x` to `y`, float32, dynamic batch, opset 18."""
+    graph = helper.make_graph(
+        nodes,
+        "rule",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", *x.shape[1:]])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["batch", *y_shape[1:]])],
+        [numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    onnx.checker.check_model(model, full_check=True)
+    return model
+
+
+def check_rule(
+    nodes: list[onnx.NodeProto],
+    x: NDArray[np.float32],
+    function: Callable[[Tensor], Tensor],
+    constants: dict[str, NDArray[Any]] | None = None,
+    *,
+    tolerance: float = 3e-6,
+    in_double: bool = False,
+) -> None:
+    """The rules of `nodes` (from `x` to `y`) give the vector-Jacobian product of `function` by torch.autograd.
+
+    In float32 by ONNX Runtime, and with `in_double` also in float64 by onnx.reference (constants stay float32 numbers:
+    choose examples in which they are exact).
+    """
+    y = function(torch.tensor(x, dtype=torch.float64)).numpy()
+    v = np.random.default_rng(1).standard_normal(y.shape).astype(np.float32)
+    expected = vector_jacobian(function, x, v)
+    model = one_operator(nodes, x, y.shape, constants or {})
+    product = differentiate(model, "y", "x")
+    results = [(run(product, {"x": x, "grad_output": v}), tolerance)]
+    if in_double:
+        names = [output.name for output in product.graph.output]
+        doubled = ReferenceEvaluator(to_double(product))
+        values = doubled.run(names, {"x": x.astype(np.float64), "grad_output": v.astype(np.float64)})
+        results.append((dict(zip(names, values, strict=True)), 1e-12))
+    for result, bound in results:
+        assert relative_error(result["y"], y) <= bound, "forward"
+        assert result["gradient"].shape == x.shape
+        assert relative_error(result["gradient"], expected) <= bound or np.abs(expected).max() == 0
+
+
+def check_adjoint(nodes: list[onnx.NodeProto], x: NDArray[np.float32], constants: dict[str, NDArray[Any]]) -> None:
+    """<u, J v> = <J' u, v>, with J v = f(v) - f(0) since `nodes` are affine: needs no second implementation."""
+    model = one_operator(nodes, x, tuple(inferred_output(nodes, x, constants)), constants)
+    u_shape = run(model, {"x": x})["y"].shape
+    u = np.random.default_rng(2).standard_normal(u_shape).astype(np.float32)
+    jacobian_v = run(model, {"x": x})["y"].astype(np.float64) - run(model, {"x": np.zeros_like(x)})["y"]
+    pulled = run(differentiate(model, "y", "x"), {"x": x, "grad_output": u})["gradient"].astype(np.float64)
+    left, right = float((u * jacobian_v).sum()), float((pulled * x).sum())
+    assert abs(left - right) <= 1e-5 * float(np.linalg.norm(u) * np.linalg.norm(jacobian_v)) + 1e-12
+
+
+def inferred_output(
+    nodes: list[onnx.NodeProto], x: NDArray[np.float32], constants: dict[str, NDArray[Any]]
+) -> list[int]:
+    graph = helper.make_graph(
+        nodes,
+        "shapes",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, x.shape)],
+        [onnx.ValueInfoProto(name="y")],
+        [numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    return [d.dim_value for d in onnx.shape_inference.infer_shapes(model).graph.output[0].type.tensor_type.shape.dim]
+
+
+def to_double(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The same graph with every float32 tensor, constant and cast in float64."""
+    double = onnx.ModelProto()
+    double.CopyFrom(model)
+    for tensor in double.graph.initializer:
+        if tensor.data_type == TensorProto.FLOAT:
+            tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float64), tensor.name))
+    for value in [*double.graph.input, *double.graph.output]:
+        if value.type.tensor_type.elem_type == TensorProto.FLOAT:
+            value.type.tensor_type.elem_type = TensorProto.DOUBLE
+    for node in double.graph.node:
+        for attribute in node.attribute:
+            if node.op_type == "Cast" and attribute.i == TensorProto.FLOAT:
+                attribute.i = TensorProto.DOUBLE
+    return double
+
+
+def for_all(strategy: Any, check: Callable[[Any], None], examples: int) -> None:
+    """`check` holds for every example that hypothesis draws from `strategy`; the same ones in every run."""
+    quiet = settings(max_examples=examples, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+    given(strategy)(quiet(check))()
 
 
 def run(model: onnx.ModelProto, feeds: dict[str, Any], *, optimised: bool = True) -> dict[str, NDArray[Any]]:

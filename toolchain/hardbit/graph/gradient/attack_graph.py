@@ -45,7 +45,7 @@ def build_attack_graph(canonical: onnx.ModelProto, *, masks: Masks = "auto") -> 
     image, logits = graph.inputs[0], graph.outputs[0]
     classes = int(graph.shape(logits)[1] or 0)
     tape = Tape(graph, exact=masks == "exact")
-    losses = weighted_losses(tape, "engine_logits", "onehot", "loss_weights", classes)
+    losses = weighted_losses(tape, "engine_logits", "onehot", "loss_weights")
     gradient = sweep(tape, RULES, {logits: Cotangent(losses.seed)}, pixels)
     inputs = {
         "image": (TensorProto.UINT8, graph.shape(image)),

@@ -55,6 +55,10 @@ def clip(tape: Tape, node: onnx.NodeProto, cotangent: Cotangent) -> list[Cotange
 
 
 def add(tape: Tape, node: onnx.NodeProto, cotangent: Cotangent) -> list[Cotangent | None]:
+    shape = tape.graph.shape(node.output[0])
+    if cotangent.masks and any(len(tape.graph.consumers[name]) > 1 for name in node.input if name in tape.active):
+        # That operand's cotangent will be summed with others and so be made dense: do it once, for both operands.
+        cotangent = Cotangent(tape.dense(cotangent, shape))
     return [operand_share(tape, node, cotangent, position) for position in range(2)]
 
 

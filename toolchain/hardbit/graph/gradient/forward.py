@@ -41,8 +41,8 @@ def forward_from_bytes(canonical: onnx.ModelProto) -> tuple[onnx.ModelProto, str
     model.CopyFrom(canonical)
     del model.graph.value_info[:]
     raise_signed_codes(model)
-    delay_dequantize(model)
     pixels = enter_bytes(model)
+    delay_dequantize(model, keep=pixels)
     return model, pixels
 
 
@@ -82,63 +82,71 @@ def raise_inputs(model: onnx.ModelProto, graph: PrimalGraph, node: onnx.NodeProt
             node.input.append(raised)
 
 
-def delay_dequantize(model: onnx.ModelProto) -> None:
-    """DequantizeLinear -> op becomes op -> DequantizeLinear, for operators that only move values."""
-    made: dict[str, onnx.NodeProto] = {}
-    constants = {tensor.name for tensor in model.graph.initializer}
-    nodes = []
-    for node in model.graph.node:
-        source = made.get(node.input[0]) if node.input else None
-        if node.op_type in MOVES_VALUES and source is not None and len(node.output) == 1:
-            codes = f"{node.output[0]}.codes"
-            dequantize = onnx.NodeProto()
-            dequantize.CopyFrom(source)
-            dequantize.name = f"{node.name}.dequantize"
-            dequantize.input[0], dequantize.output[0] = codes, node.output[0]
-            node.input[0], node.output[0] = source.input[0], codes
-            nodes += [node, dequantize]
-            made[dequantize.output[0]] = dequantize
-            continue
-        nodes.append(node)
-        if node.op_type == "DequantizeLinear" and node.input[0] not in constants and node.input[1] in constants:
-            made[node.output[0]] = node
-    del model.graph.node[:]
-    model.graph.node.extend(nodes)
-
-
 def enter_bytes(model: onnx.ModelProto) -> str:
     """Replace the float input by bytes of the same name; returns the name of the float tensor made of them."""
     graph = index_graph(model)
     if len(graph.inputs) != 1 or graph.dtypes[graph.inputs[0]] != TensorProto.FLOAT:
         raise HardbitError(
-            f"an attack needs a network with one float32 input, the image; this one has {list(graph.inputs)}",
+            f"an attack needs a network with one float32 input, the image; this one has {', '.join(graph.inputs)}",
             where="graph inputs",
         )
     image = graph.inputs[0]
-    pixels, identities = f"{image}.float", []
-    first = [node for node in graph.consumers.get(image, []) if node.op_type == "QuantizeLinear"]
-    entry = BytesInput(PIXEL_SCALE, PIXEL_ZERO_POINT)
-    if len(first) == 1 == len(graph.consumers[image]):
-        scale, zero_point = graph.constant(first[0], 1), graph.constant(first[0], 2)
-        if scale is not None and scale.size == 1 and zero_point is not None and code_range(graph, first[0]) == (0, 255):
-            entry = BytesInput(float(scale.reshape(-1)[0]), int(zero_point.reshape(-1)[0]))
-            identities = [node for node in graph.consumers[first[0].output[0]] if node.op_type == "DequantizeLinear"]
-            if len(identities) != len(graph.consumers[first[0].output[0]]):
-                identities = []
-    replaced = {first[0].output[0], *(node.output[0] for node in identities)} if identities else set()
-    for node in list(model.graph.node):
-        if node.output[0] in replaced:
-            model.graph.node.remove(node)
-            continue
-        for position, name in enumerate(node.input):
-            if name == image or name in replaced:
-                node.input[position] = pixels
+    entry, identity = byte_entry(graph, image)
+    replaced = {name for node in identity for name in node.output} | {image}
+    pixels = f"{image}.float"
+    nodes = [node for node in model.graph.node if node.output[0] not in replaced]
+    for node in nodes:
+        node.input[:] = [pixels if name in replaced else name for name in node.input]
+    scale = numpy_helper.from_array(np.float32(entry.scale), f"{image}.pixel_scale")
+    zero_point = numpy_helper.from_array(np.uint8(entry.zero_point), f"{image}.pixel_zero_point")
+    inputs = [image, scale.name, zero_point.name]
+    nodes.insert(0, helper.make_node("DequantizeLinear", inputs, [pixels], name=f"{image}.dequantize"))
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+    model.graph.initializer.extend([scale, zero_point])
     model.graph.input[0].type.tensor_type.elem_type = TensorProto.UINT8
-    constants = [
-        numpy_helper.from_array(np.float32(entry.scale), f"{image}.pixel_scale"),
-        numpy_helper.from_array(np.uint8(entry.zero_point), f"{image}.pixel_zero_point"),
-    ]
-    model.graph.initializer.extend(constants)
-    enter = helper.make_node("DequantizeLinear", [image, *(c.name for c in constants)], [pixels], f"{image}.dequantize")
-    model.graph.node.insert(0, enter)
     return pixels
+
+
+def byte_entry(graph: PrimalGraph, image: str) -> tuple[BytesInput, list[onnx.NodeProto]]:
+    """How bytes become the input, and the first quantizer's nodes where they are the identity on bytes."""
+    default: tuple[BytesInput, list[onnx.NodeProto]] = BytesInput(PIXEL_SCALE, PIXEL_ZERO_POINT), []
+    readers = graph.consumers.get(image, [])
+    if len(readers) != 1 or readers[0].op_type != "QuantizeLinear":
+        return default
+    scale, zero_point = graph.constant(readers[0], 1), graph.constant(readers[0], 2)
+    dequantizers = graph.consumers.get(readers[0].output[0], [])
+    all_codes = code_range(graph, readers[0]) == (0, 255)
+    if scale is None or scale.size != 1 or zero_point is None or not all_codes:
+        return default
+    entry = BytesInput(float(scale.reshape(-1)[0]), int(zero_point.reshape(-1)[0]))
+    if any(node.op_type != "DequantizeLinear" for node in dequantizers):
+        return entry, []
+    return entry, [readers[0], *dequantizers]
+
+
+def delay_dequantize(model: onnx.ModelProto, keep: str) -> None:
+    """DequantizeLinear -> op becomes op -> DequantizeLinear, for operators that only move values.
+
+    The tensor `keep` stays as it is: the gradient is taken with respect to it.
+    """
+    constants = {tensor.name for tensor in model.graph.initializer}
+    dequantizers: dict[str, onnx.NodeProto] = {}
+    nodes = []
+    for node in model.graph.node:
+        source = dequantizers.get(node.input[0]) if node.input else None
+        if node.op_type not in MOVES_VALUES or source is None or len(node.output) > 1:
+            nodes.append(node)
+            of_codes = node.op_type == "DequantizeLinear" and node.input[0] not in constants
+            if of_codes and node.input[1] in constants and node.output[0] != keep:
+                dequantizers[node.output[0]] = node
+            continue
+        after = onnx.NodeProto()
+        after.CopyFrom(source)
+        after.name = f"{node.name}.dequantize"
+        after.input[0], after.output[0] = f"{node.output[0]}.codes", node.output[0]
+        node.input[0], node.output[0] = source.input[0], after.input[0]
+        dequantizers[after.output[0]] = after
+        nodes += [node, after]
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)

@@ -13,9 +13,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
-from onnx import TensorProto
-
 from hardbit.graph.gradient.tape import Tape
 
 __all__ = ["LOSSES", "Losses", "weighted_losses"]
@@ -32,7 +29,7 @@ class Losses:
     seed: str
 
 
-def weighted_losses(tape: Tape, logits: str, onehot: str, weights: str, classes: int) -> Losses:
+def weighted_losses(tape: Tape, logits: str, onehot: str, weights: str) -> Losses:
     """Weighted sum of cross-entropy and margin at `logits` (batch, classes), `weights` being (2,)."""
     axis = tape.integers([1])
     excluded = tape.emit("Sub", [logits, tape.emit("Mul", [onehot, tape.constant(EXCLUDED)])])
@@ -42,9 +39,7 @@ def weighted_losses(tape: Tape, logits: str, onehot: str, weights: str, classes:
     cross_entropy_seed = tape.emit("Sub", [tape.emit("Softmax", [excluded], axis=1), onehot])
 
     margin = tape.emit("Sub", [tape.emit("ReduceMax", [excluded, axis], keepdims=0), right])
-    strongest = tape.emit("ArgMax", [excluded], axis=1, keepdims=1)
-    rival = tape.emit("Equal", [strongest, tape.constant(np.arange(classes)[None], np.int64)])
-    margin_seed = tape.emit("Sub", [tape.emit("Cast", [rival], to=TensorProto.FLOAT), onehot])
+    margin_seed = tape.emit("Sub", [tape.emit("Hardmax", [excluded], axis=1), onehot])
 
     first, second = (tape.emit("Slice", [weights, tape.integers([k]), tape.integers([k + 1])]) for k in range(2))
     return Losses(

@@ -33,28 +33,49 @@ FINE_LEVELS = 256  # quantizers with at least this many levels may take their ma
 
 
 def quantize(tape: Tape, node: onnx.NodeProto, cotangent: Cotangent) -> list[Cotangent | None]:
-    scale, zero_point = parameters(tape.graph, node)
-    type_range = integer_bounds(tape.graph.dtypes[node.output[0]])
+    graph = tape.graph
+    parameters(graph, node)
+    type_range = integer_bounds(graph.dtypes[node.output[0]])
     if type_range is None:
         raise UnsupportedOperator("QuantizeLinear to a type other than 8 or 16 bits", where=node_label(node))
-    low, high = code_range(tape.graph, node)
-    value_low, value_high = tape.intervals.get(node.input[0], (-np.inf, np.inf))
-    for bound, end, value, sign in ((low, type_range[0], value_low, -1), (high, type_range[1], value_high, 1)):
-        edge = (bound - zero_point + sign / 2) * scale
-        inclusive = (bound - zero_point) % 2 == 0
-        if bound != end:
-            continue  # the Clip that follows masks this side
-        relu_merged = sign < 0 and codes_carry_relu(tape, tape.graph.producers.get(node.input[0]))
-        if not relu_merged and (sign * value < sign * edge or (inclusive and value == edge)):
-            continue  # the values never get there
-        if takes_masks_from_codes(tape, node):
-            comparison = "Greater" if sign < 0 else "Less"
-            code = tape.constant(end, helper.tensor_dtype_to_np_dtype(tape.graph.dtypes[node.output[0]]))
-            cotangent = cotangent.masked(tape.emit(comparison, [node.output[0], code]))
-        else:
-            comparison = ("Greater" if sign < 0 else "Less") + ("OrEqual" if inclusive else "")
-            cotangent = cotangent.masked(tape.emit(comparison, [node.input[0], tape.constant(edge)]))
+    low, high = code_range(graph, node)
+    # A side on which the Clip behind is narrower than the type is masked there.
+    sides = [sign for sign, bound, end in ((-1, low, type_range[0]), (1, high, type_range[1])) if bound == end]
+    if takes_masks_from_codes(tape, node):
+        return [mask_by_codes(tape, node, cotangent, [side for side in sides if leaves_range(tape, node, side)])]
+    for side in sides:
+        if leaves_range(tape, node, side):
+            value, inclusive = edge(graph, node, side)
+            comparison = ("Greater" if side < 0 else "Less") + ("OrEqual" if inclusive else "")
+            cotangent = cotangent.masked(tape.emit(comparison, [node.input[0], tape.constant(value)]))
     return [cotangent]
+
+
+def mask_by_codes(tape: Tape, node: onnx.NodeProto, cotangent: Cotangent, sides: list[int]) -> Cotangent:
+    """Codes at the ends of their type's range count as saturated."""
+    if not sides:
+        return cotangent
+    codes, dtype = node.output[0], tape.graph.dtypes[node.output[0]]
+    low, high = integer_bounds(dtype) or (0.0, 0.0)
+    inner = [low + (-1 in sides), high - (1 in sides)]
+    bounds = [tape.constant(bound, helper.tensor_dtype_to_np_dtype(dtype)) for bound in inner]
+    return cotangent.masked(tape.emit("Equal", [codes, tape.emit("Clip", [codes, *bounds])]))
+
+
+def leaves_range(tape: Tape, node: onnx.NodeProto, side: int) -> bool:
+    """Whether the values that are quantized can saturate below (side -1) or above (side 1), as far as is known."""
+    if side < 0 and codes_carry_relu(tape, tape.graph.producers.get(node.input[0])):
+        return True  # the mask of the Relu comes with it
+    value, inclusive = edge(tape.graph, node, side)
+    extreme = tape.intervals.get(node.input[0], (-np.inf, np.inf))[0 if side < 0 else 1]
+    return side * extreme > side * value or (extreme == value and not inclusive)
+
+
+def edge(graph: PrimalGraph, node: onnx.NodeProto, side: int) -> tuple[float, bool]:
+    """The float value at which saturation begins on one side, and whether it still belongs to the range."""
+    scale, zero_point = parameters(graph, node)
+    code = code_range(graph, node)[0 if side < 0 else 1] - zero_point
+    return (code + side / 2) * scale, code % 2 == 0
 
 
 def clipped_codes(tape: Tape, node: onnx.NodeProto, cotangent: Cotangent) -> list[Cotangent | None]:

@@ -147,18 +147,18 @@ def sweep(tape: Tape, rules: Mapping[str, Rule], seeds: dict[str, Cotangent], wr
     """
     graph = tape.graph
     tape.active = frozenset(reachable(graph, wrt))
+    path = nodes_between(graph, tape.active, set(seeds))
+    for node in path:
+        if rule_of(node, rules) is None:
+            raise unsupported(node, rules)
     tape.intervals = value_intervals(graph)
     pending: dict[str, list[Cotangent]] = {name: [seed] for name, seed in seeds.items()}
-    for node in reversed(graph.nodes):
-        if not any(name in tape.active for name in node.input):
-            continue
+    for node in reversed(path):
         arriving = [pending.pop(name) for name in node.output if name in pending]
-        if not arriving:
+        rule = rule_of(node, rules)
+        if not arriving or rule is None:
             continue
-        rule = rules.get(node.op_type) if node.domain in ("", "ai.onnx") else None
-        if rule is None:
-            raise unsupported(node, rules)
-        if node.output[0] not in graph.shapes or len(arriving) > 1:
+        if len(arriving) > 1:
             raise UnsupportedOperator(f"{node.op_type} with several differentiable outputs", where=node_label(node))
         cotangent = tape.total(arriving[0], graph.shape(node.output[0]))
         for name, share in zip(node.input, rule(tape, node, cotangent), strict=False):
@@ -170,7 +170,7 @@ def sweep(tape: Tape, rules: Mapping[str, Rule], seeds: dict[str, Cotangent], wr
 
 
 def reachable(graph: PrimalGraph, source: str) -> set[str]:
-    """Tensors that depend on `source`; shapes and comparisons carry no gradient."""
+    """Tensors that depend on `source`; shapes carry no gradient."""
     found = {source}
     for node in graph.nodes:
         if node.op_type not in ("Shape", "Size") and any(name in found for name in node.input):
@@ -178,8 +178,22 @@ def reachable(graph: PrimalGraph, source: str) -> set[str]:
     return found
 
 
+def nodes_between(graph: PrimalGraph, active: frozenset[str], wanted: set[str]) -> list[onnx.NodeProto]:
+    """Nodes on a path from an active tensor to a wanted one, in topological order."""
+    needed, path = set(wanted), []
+    for node in reversed(graph.nodes):
+        if any(name in needed for name in node.output) and any(name in active for name in node.input):
+            needed.update(node.input)
+            path.append(node)
+    return path[::-1]
+
+
+def rule_of(node: onnx.NodeProto, rules: Mapping[str, Rule]) -> Rule | None:
+    return rules.get(node.op_type) if node.domain in ("", "ai.onnx") else None
+
+
 def unsupported(node: onnx.NodeProto, rules: Mapping[str, Rule]) -> UnsupportedOperator:
-    operator = node.op_type if node.domain in ("", "ai.onnx") else f"{node.domain}::{node.op_type}"
+    operator = f"{node.domain}::{node.op_type}" if node.domain else node.op_type
     return UnsupportedOperator(
         f"the operator {operator} has no gradient rule",
         where=node_label(node),

@@ -1,0 +1,117 @@
+"""The adjoints of pooling are those of torch, ties and uncounted padding included."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import assume
+from hypothesis import strategies as st
+from onnx import helper
+
+from gradient_reference import average_pool, check_adjoint, check_rule, for_all, max_pool
+
+MANY = pytest.mark.parametrize("examples", [25, pytest.param(500, marks=pytest.mark.slow)])
+
+
+@dataclass(frozen=True)
+class PoolCase:
+    """`levels`: the image takes that many distinct values, so that a few make ties in nearly every window."""
+
+    kernel: tuple[int, int]
+    strides: tuple[int, int]
+    pads: tuple[int, int, int, int]
+    size: tuple[int, int]
+    levels: int = 1000
+    count_include_pad: int = 0
+
+    def image(self):
+        codes = np.random.default_rng(5).integers(0, self.levels, (2, 3, *self.size))
+        return (codes / self.levels - 0.5).astype(np.float32)
+
+    def options(self):
+        return {"kernel_shape": self.kernel, "strides": self.strides, "pads": self.pads}
+
+
+@st.composite
+def pool_cases(draw):
+    pair = lambda low, high: (draw(st.integers(low, high)), draw(st.integers(low, high)))  # noqa: E731
+    kernel = pair(1, 4)
+    tiling = draw(st.booleans())
+    strides = kernel if tiling else pair(1, 3)
+    # ONNX Runtime and torch refuse a padding as large as the kernel.
+    pads = (0, 0, 0, 0) if tiling else tuple(draw(st.integers(0, kernel[k % 2] - 1)) for k in range(4))
+    size = tuple(k * draw(st.integers(1, 4)) for k in kernel) if tiling else pair(2, 9)
+    for axis in range(2):
+        assume(size[axis] + pads[axis] + pads[axis + 2] >= kernel[axis])
+    return PoolCase(kernel, strides, pads, size, draw(st.sampled_from([2, 4, 1000])), draw(st.integers(0, 1)))
+
+
+@MANY
+def test_the_first_maximum_takes_the_gradient(examples):
+    def holds(case):
+        node = helper.make_node("MaxPool", ["x"], ["y"], name="pool", **case.options())
+        check_rule([node], case.image(), lambda x: max_pool([x], case.options()))
+
+    for_all(pool_cases(), holds, examples)
+
+
+def test_four_equal_values_give_their_gradient_to_the_first():
+    x = np.zeros((1, 1, 2, 2), np.float32)
+    node = helper.make_node("MaxPool", ["x"], ["y"], name="pool", kernel_shape=[2, 2], strides=[2, 2])
+
+    def first(image):
+        return image[:, :, :1, :1]
+
+    check_rule([node], x, first)
+
+
+@MANY
+def test_average_pooling(examples):
+    def holds(case):
+        options = case.options() | {"count_include_pad": case.count_include_pad}
+        node = helper.make_node("AveragePool", ["x"], ["y"], name="pool", **options)
+        check_rule([node], case.image(), lambda x: average_pool([x], options))
+        check_adjoint([node], case.image(), {})
+
+    for_all(pool_cases(), holds, examples)
+
+
+@pytest.mark.parametrize("operator", ["MaxPool", "AveragePool"])
+def test_automatic_padding(operator):
+    x = PoolCase((3, 3), (2, 2), (0, 0, 0, 0), (8, 8)).image()
+    node = helper.make_node(operator, ["x"], ["y"], kernel_shape=[3, 3], strides=[2, 2], auto_pad="SAME_UPPER")
+    explicit = {"kernel_shape": (3, 3), "strides": (2, 2), "pads": (0, 0, 1, 1)}
+    by_hand = max_pool if operator == "MaxPool" else average_pool
+    check_rule([node], x, lambda image: by_hand([image], explicit))
+
+
+def test_the_average_of_an_image():
+    x = np.random.default_rng(0).standard_normal((2, 3, 4, 4)).astype(np.float32)
+    check_rule(
+        [helper.make_node("GlobalAveragePool", ["x"], ["y"])], x, lambda i: i.mean((2, 3), keepdim=True), in_double=True
+    )
+
+
+def test_a_spread_gradient_meets_a_dense_one():
+    """The gradient of the average stays one value per channel; summed with another path it must become dense."""
+    x = np.random.default_rng(0).standard_normal((2, 3, 4, 5)).astype(np.float32)
+    nodes = [
+        helper.make_node("GlobalAveragePool", ["x"], ["mean"]),
+        helper.make_node("Relu", ["x"], ["r"]),
+        helper.make_node("Mul", ["r", "mean"], ["y"]),
+    ]
+    check_rule(nodes, x, lambda i: torch.relu(i) * i.mean((2, 3), keepdim=True))
+
+
+def test_the_sum_of_two_spread_gradients():
+    x = np.random.default_rng(0).standard_normal((2, 3, 4, 5)).astype(np.float32)
+    nodes = [
+        helper.make_node("GlobalAveragePool", ["x"], ["a"]),
+        helper.make_node("Relu", ["x"], ["r"]),
+        helper.make_node("GlobalAveragePool", ["r"], ["b"]),
+        helper.make_node("Add", ["a", "b"], ["y"]),
+    ]
+    check_rule(nodes, x, lambda i: i.mean((2, 3), keepdim=True) + torch.relu(i).mean((2, 3), keepdim=True))

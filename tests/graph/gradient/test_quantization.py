@@ -1,0 +1,126 @@
+"""Quantizers pass the gradient straight through exactly where nothing saturates."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import helper
+
+from canonical_examples import plain_cnn, residual_net
+from gradient_reference import evaluate, one_operator, relative_error, run
+from hardbit.graph.gradient import build_attack_graph, differentiate
+
+SCALE = 2.0**-4
+
+
+def quantizer(dtype, zero_point, low=None, high=None, relu=False):
+    """x -> [Relu] -> QuantizeLinear -> [Clip] -> DequantizeLinear, and its constants."""
+    constants = {"s": np.float32(SCALE), "z": dtype(zero_point)}
+    nodes = [helper.make_node("Relu", ["x"], ["r"], name="relu")] if relu else []
+    nodes.append(helper.make_node("QuantizeLinear", ["r" if relu else "x", "s", "z"], ["q"], name="quantize"))
+    if low is not None:
+        constants |= {"low": dtype(low), "high": dtype(high)}
+        nodes.append(helper.make_node("Clip", ["q", "low", "high"], ["c"], name="clip"))
+    nodes.append(helper.make_node("DequantizeLinear", ["c" if low is not None else "q", "s", "z"], ["y"], name="dq"))
+    return nodes, constants
+
+
+CASES = [
+    pytest.param(np.int8, 0, None, None, id="8 bits signed"),
+    pytest.param(np.uint8, 0, None, None, id="8 bits unsigned"),
+    pytest.param(np.uint8, 128, None, None, id="8 bits, zero point 128"),
+    pytest.param(np.int8, -3, None, None, id="8 bits, odd zero point"),
+    pytest.param(np.uint8, 0, 0, 127, id="7 bits unsigned"),
+    pytest.param(np.int8, 0, -8, 7, id="4 bits signed"),
+    pytest.param(np.int8, 0, -7, 7, id="4 bits narrow"),
+    pytest.param(np.uint8, 0, 0, 15, id="4 bits unsigned"),
+    pytest.param(np.int8, 0, -1, 1, id="ternary"),
+    pytest.param(np.uint8, 0, 0, 3, id="2 bits unsigned"),
+]
+
+
+@pytest.mark.parametrize(("dtype", "zero_point", "low", "high"), CASES)
+@pytest.mark.parametrize("relu", [False, True])
+def test_the_gradient_passes_where_the_rounded_code_is_in_range(dtype, zero_point, low, high, relu):
+    """On and around every half step, where rounding half to even decides on which side an edge falls."""
+    steps = np.arange(-600, 600) / 2
+    x = (np.concatenate([steps - 2**-10, steps, steps + 2**-10]) * SCALE).astype(np.float32)[None]
+    limits = (np.iinfo(dtype).min, np.iinfo(dtype).max) if low is None else (low, high)
+    codes = np.round(x.astype(np.float64) / SCALE) + zero_point
+    expected = (codes >= limits[0]) & (codes <= limits[1])
+    if relu:
+        codes = np.round(np.maximum(x, 0).astype(np.float64) / SCALE) + zero_point
+        expected = (x > 0) & (codes >= limits[0]) & (codes <= limits[1])
+    nodes, constants = quantizer(dtype, zero_point, low, high, relu)
+    model = one_operator(nodes, x, x.shape, constants)
+    result = run(differentiate(model, "y", "x"), {"x": x, "grad_output": np.full_like(x, 3)})
+    np.testing.assert_array_equal(result["gradient"], np.where(expected, 3, 0))
+    np.testing.assert_array_equal(result["y"], (np.clip(codes, *limits) - zero_point) * SCALE)
+
+
+@pytest.mark.parametrize("relu", [False, True])
+def test_masks_from_codes_differ_on_the_outermost_codes_only(relu):
+    x = (np.arange(-600, 600) / 2 * SCALE).astype(np.float32)[None]
+    nodes, constants = quantizer(np.uint8 if relu else np.int8, 0, relu=relu)
+    model = one_operator(nodes, x, x.shape, constants)
+    feeds = {"x": x, "grad_output": np.ones_like(x)}
+    exact = run(differentiate(model, "y", "x"), feeds)["gradient"]
+    coarse = run(differentiate(model, "y", "x", masks="auto"), feeds)["gradient"]
+    codes = np.clip(np.round(x / SCALE), 0 if relu else -128, 255 if relu else 127)
+    outermost = (codes == codes.min()) | (codes == codes.max())
+    np.testing.assert_array_equal(coarse[~outermost], exact[~outermost])
+    np.testing.assert_array_equal(coarse[outermost], 0)
+
+
+@pytest.mark.parametrize("bits", [7, 4, 2])
+def test_masks_from_codes_are_not_taken_below_eight_bits(bits):
+    nodes, constants = quantizer(np.uint8, 0, 0, 2**bits - 1, relu=True)
+    model = one_operator(nodes, np.zeros((1, 4), np.float32), (1, 4), constants)
+    assert differentiate(model, "y", "x", masks="auto") == differentiate(model, "y", "x", masks="exact")
+
+
+NETWORKS = [(plain_cnn, bits) for bits in (8, 7, 4, 3)] + [(residual_net, bits) for bits in (8, 7, 4, 3, 2)]
+
+
+def attack(model: onnx.ModelProto, masks: str, seed: int = 0, batch: int = 32):
+    """The attack graph's outputs on random bytes, and what the float64 reference says of the same."""
+    rng = np.random.default_rng(seed)
+    shape = [d.dim_value for d in model.graph.input[0].type.tensor_type.shape.dim][1:]
+    pixels = rng.integers(0, 256, (batch, *shape)).astype(np.uint8)
+    onehot = np.eye(10, dtype=np.float32)[rng.integers(0, 10, batch)]
+    engine_logits = rng.standard_normal((batch, 10)).astype(np.float32)
+    feeds = {"image": pixels, "onehot": onehot, "engine_logits": engine_logits}
+    graph = build_attack_graph(model, masks=masks)
+    result = run(graph, feeds | {"loss_weights": np.array([1, 0], np.float32)})
+
+    x = ((torch.from_numpy(pixels).double() - 128) / 256).requires_grad_()
+    values = evaluate(model, {"image": x}, masks_from_codes=masks == "auto")
+    z, y = torch.from_numpy(engine_logits).double(), torch.from_numpy(onehot).double()
+    seed_by_torch = torch.softmax(z - 1e9 * y, 1) - y
+    (gradient,) = torch.autograd.grad(values["logits"], x, seed_by_torch)
+    return result, gradient.numpy(), values
+
+
+@pytest.mark.parametrize(
+    ("example", "bits"), [(plain_cnn, k) for k in (8, 7, 4, 3)] + [(residual_net, k) for k in (8, 7, 4, 3, 2)]
+)
+@pytest.mark.parametrize("masks", ["exact", "auto"])
+def test_quantized_networks_against_float64_with_straight_through_rounding(example, bits, masks):
+    result, gradient, values = attack(example(bits), masks)
+    np.testing.assert_array_equal(result["logits"], values["logits"].detach().numpy())
+    assert np.abs(gradient).max() > 0
+    assert relative_error(result["gradient"], gradient) < 1e-6
+    saturated = [
+        int((values[f"{name}"] == values[f"{name}"].max()).sum()) for name in values if name.endswith(".clipped")
+    ]
+    assert bits == 8 or sum(saturated) > 100, "the example must exercise saturation"
+
+
+@pytest.mark.parametrize("example", [plain_cnn, residual_net])
+def test_at_eight_bits_masks_from_codes_leave_the_signs_almost_everywhere(example):
+    exact, _, _ = attack(example(8), "exact")
+    coarse, _, _ = attack(example(8), "auto")
+    moving = exact["gradient"] != 0
+    assert (np.sign(coarse["gradient"]) == np.sign(exact["gradient"]))[moving].mean() > 0.95
