@@ -12,11 +12,14 @@ import json
 from pathlib import Path
 from typing import Any
 
+from hardbit_deploy.errors import HardbitError
+
 EXAMPLES = """\
   hardbit run models/fashion-cnn-w4a4/recipe.toml
   hardbit run recipe.toml --until bundle
   hardbit run recipe.toml --from check
-  hardbit run recipe.toml --retrain --run-dir runs/mine"""
+  hardbit run recipe.toml --retrain --run-dir runs/mine
+  hardbit run models/fashion-cnn-w4a4/recipe.toml --retrain --publish"""
 
 _STEPS = ("train", "export", "lower", "differentiate", "bundle", "check", "report")
 
@@ -28,6 +31,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--from", dest="start", choices=_STEPS, metavar="STEP", help="run this step and those after it again"
     )
     parser.add_argument("--retrain", action="store_true", help="train even where weights are shipped")
+    parser.add_argument(
+        "--publish", action="store_true", help="after a PASS, write weights, card and manifest beside the recipe"
+    )
     parser.add_argument("--images", type=_count, metavar="N", help="check the first N evaluation images only")
     parser.add_argument("--latency", choices=("full", "short", "off"), default="full", help="full is latency-v1")
 
@@ -49,14 +55,17 @@ def run(args: argparse.Namespace) -> int:
     with progress_for(args) as progress:
         result = pipeline.run(recipe, run_folder(args, recipe.name), args.until, args.start, progress, options)
     document, page = _outcome(result)
+    published = _publish(args, recipe, result, document)
     if args.json:
-        print(json.dumps(_as_json(result, document, page)))
+        print(json.dumps(_as_json(result, document, page) | {"published": published}))
     elif document is not None:
         from hardbit.report import summary
 
         print(f"\n{summary(document)}")
         if page is not None:
             print(f"Report      {page}")
+        for file in published:
+            print(f"Published   {file}")
     return int(document["verdict"]["exit_code"]) if document is not None else 0
 
 
@@ -69,6 +78,17 @@ def _count(text: str) -> int:
 def run_folder(args: argparse.Namespace, name: str) -> Path:
     """The run's folder: as given, or runs/NAME below the working folder."""
     return Path(args.run_dir) if args.run_dir else Path("runs") / name
+
+
+def _publish(args: argparse.Namespace, recipe: Any, result: Any, document: dict[str, Any] | None) -> list[str]:
+    """The files written beside the recipe, none where that was not asked for."""
+    if not args.publish:
+        return []
+    if document is None:
+        raise HardbitError("a run that ends before its check cannot be published", "--publish", "leave out --until")
+    from hardbit.release import publish
+
+    return [str(file) for file in publish(recipe, result, f"hardbit run {args.recipe} --retrain --publish")]
 
 
 def _outcome(result: Any) -> tuple[dict[str, Any] | None, Path | None]:

@@ -68,7 +68,7 @@ def train(
     torch.set_num_threads(plan.threads or torch.get_num_threads())
     run_dir.mkdir(parents=True, exist_ok=True)
     path = run_dir / "checkpoint.safetensors"
-    data = torch.from_numpy(np.ascontiguousarray(images)), torch.from_numpy(np.ascontiguousarray(labels))
+    data = torch.from_numpy(np.array(images)), torch.from_numpy(np.array(labels))  # copies: PyTorch wants to write
     saved = _matching_checkpoint(path, digest)
     if saved is None:
         state = _State.begin(architecture, options, profile, bits, plan, data)
