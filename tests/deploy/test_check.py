@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +92,11 @@ def test_an_engine_unlike_its_twin_raises_the_parity_alarm_and_is_inconclusive(t
     document = check(planted.path, promise(), None, UNTIMED)
     assert (document["verdict"]["name"], document["verdict"]["exit_code"]) == ("INCONCLUSIVE", 75)
     assert any(reason.startswith("alarm parity") for reason in document["verdict"]["reasons"])
+
+
+def test_the_manifest_is_valid_by_its_published_schema(bundle: Bundle) -> None:
+    schema = jsonschema.Draft202012Validator(results.load_schema("manifest-v1"))
+    schema.validate(json.loads((bundle.path / "manifest.json").read_text()))
 
 
 # --- what is measured and written -------------------------------------------------------------------------------------

@@ -137,6 +137,21 @@ def test_a_damaged_bundle_is_refused_without_a_traceback(tmp_path: Path) -> None
     assert "Traceback" not in finished.stderr
 
 
+def test_a_defect_is_no_verdict(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Python ends with 1 after a traceback, and 1 is FAIL: a defect must not look like a judgement."""
+
+    def break_down(*_: object) -> None:
+        raise RuntimeError("kernel not implemented")
+
+    monkeypatch.setattr("hardbit_deploy.check.check", break_down)
+    assert main(["check", str(bundle.path)]) == 70
+    errors = capsys.readouterr().err
+    assert "RuntimeError: kernel not implemented" in errors
+    assert errors.splitlines()[-1].startswith("hardbit-deploy: this is a defect")
+
+
 # --- what is printed --------------------------------------------------------------------------------------------------
 
 

@@ -5,14 +5,24 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import traceback
 from pathlib import Path
 from typing import NoReturn
 
 from hardbit_deploy.errors import HardbitError
 
-__all__ = ["EXIT_INTERRUPTED", "ArgumentParser", "positive_integer", "run_command", "whole_number", "write_text"]
+__all__ = [
+    "EXIT_DEFECT",
+    "EXIT_INTERRUPTED",
+    "ArgumentParser",
+    "positive_integer",
+    "run_command",
+    "whole_number",
+    "write_text",
+]
 
 EXIT_INTERRUPTED = 130  # what a shell reports for a program that Ctrl-C ended
+EXIT_DEFECT = 70  # EX_SOFTWARE: Python's own 1 would read as the verdict FAIL
 
 
 class ArgumentParser(argparse.ArgumentParser):
@@ -23,7 +33,7 @@ class ArgumentParser(argparse.ArgumentParser):
 
 
 def run_command(program: str, arguments: argparse.Namespace) -> int:
-    """Run the command that was parsed; a user's mistake becomes one line on stderr and exit code 64."""
+    """Run the command that was parsed; a user's mistake becomes one line on stderr and exit code 64, a defect 70."""
     try:
         return int(arguments.run(arguments))
     except HardbitError as error:
@@ -36,6 +46,10 @@ def run_command(program: str, arguments: argparse.Namespace) -> int:
     except KeyboardInterrupt:
         print(f"\n{program}: interrupted", file=sys.stderr)
         return EXIT_INTERRUPTED
+    except Exception:
+        traceback.print_exc()
+        print(f"{program}: this is a defect of hardbit or of its runtime, not of your input", file=sys.stderr)
+        return EXIT_DEFECT
 
 
 def positive_integer(text: str) -> int:
