@@ -5,10 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
 
 from hardbit_deploy.errors import HardbitError
 from hardbit_deploy.gate import BaselineRule, Gate, RateRule, Settings, load_gate, parse_gate, version_satisfies
+from hardbit_deploy.results import load_schema
 
 FULL = """\
 # the promise
@@ -92,6 +94,39 @@ def test_a_missing_gate_is_refused(tmp_path: Path) -> None:
 def test_the_gate_of_a_bundle_names_its_origin() -> None:
     with pytest.raises(HardbitError, match=r"^manifest\.json: gate\.robust\.margin: must be"):
         parse_gate({"robust": {"reference": 0.6, "margin": "1"}}, where="manifest.json: gate")
+
+
+@pytest.mark.parametrize(
+    "table",
+    [
+        {"robust": {"reference": 1}},
+        {"robust": {"reference": 0.66, "margin": 0.02}, "settings": {"confidence": 0.99, "power": 0.9}},
+        {"latency": {"max_p99_ms": 3}, "environment": {"machine": "aarch64", "onnxruntime": ">=1.20, <2"}},
+        {"baseline": {"result": "earlier", "margin": 0.01}},
+        {"robust": {}},
+        {"robust": {"reference": 0}},
+        {"robust": {"reference": "0.66"}},
+        {"robust": {"reference": 0.66, "margin": 0}},
+        {"robust": {"reference": 0.66, "margn": 0.1}},
+        {"robust": 0.66},
+        {"speed": {}},
+        {"latency": {}},
+        {"latency": {"max_p50_ms": 0}},
+        {"environment": {"min_grade": "D"}},
+        {"environment": {"onnxruntime": "1.20"}},
+        {"baseline": {"result": ""}},
+        {"settings": {"confidence": 0.5}},
+    ],
+)
+def test_the_published_schema_and_the_reader_agree(table: dict[str, Any]) -> None:
+    schema = load_schema("manifest-v1")["properties"]["gate"]
+    is_valid = jsonschema.Draft202012Validator(schema).is_valid(table)
+    try:
+        parse_gate(table)
+    except HardbitError:
+        assert not is_valid
+    else:
+        assert is_valid
 
 
 @pytest.mark.parametrize(
