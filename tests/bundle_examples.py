@@ -6,11 +6,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import canonical_examples
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+import canonical_examples
 from hardbit.graph.gradient import build_attack_graph
 from hardbit.targets import integer_nodes, lower
 from hardbit_deploy.bundle import Bundle, write_bundle
@@ -75,9 +75,13 @@ def build_bundle(
     count: int = 24,
     engine: onnx.ModelProto | None = None,
     seed: int = 0,
+    engine_section: dict[str, Any] | None = None,
     **changes: Any,
 ) -> Bundle:
-    """Write a bundle whose engine, attack graph and twin are all `canonical`; `engine` replaces the lowered graph."""
+    """Write a bundle whose engine, attack graph and twin are all `canonical`; `engine` replaces the lowered graph.
+
+    `engine_section` replaces the manifest's section `engine`, other `changes` those by their names.
+    """
     canonical = canonical_examples.plain_cnn() if canonical is None else canonical
     lowered = lower(canonical, "onnxruntime")
     shape = tuple(dimension.dim_value for dimension in canonical.graph.input[0].type.tensor_type.shape.dim[1:])
@@ -100,4 +104,6 @@ def build_bundle(
         "twin_adversarial_images.npy": adversarial,
         "twin_adversarial_logits.npy": adversarial_logits,
     }
+    if engine_section is not None:
+        changes["engine"] = engine_section
     return write_bundle(path, manifest_fields(canonical, images, **changes), files)
