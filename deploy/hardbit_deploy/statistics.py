@@ -1,4 +1,4 @@
-"""Intervals, paired comparisons, powers: what a count of surviving images allows one to say.
+"""Intervals, paired comparisons, gates: what a count of surviving images allows one to say.
 
 Every rate is a count with an interval, every comparison is paired per image, every gate is one-sided non-inferiority.
 Pure functions of counts on numpy and the standard library; nothing here knows of engines, attacks or files.
@@ -9,35 +9,32 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from statistics import NormalDist
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from hardbit_deploy.distributions import binomial_cdf, bisect, check_probability, two_sided_quantile
+from hardbit_deploy.sample_size import (
+    images_needed_for_estimate,
+    images_needed_paired_noninferiority,
+    images_needed_rate,
+)
+
 __all__ = [
     "NoninferiorityResult",
     "PairedComparison",
-    "binomial_cdf",
     "bootstrap_over_processes",
     "clopper_pearson",
     "clopper_pearson_upper",
     "compare_paired",
     "holm",
-    "images_needed_paired",
-    "images_needed_paired_noninferiority",
-    "images_needed_rate",
-    "images_needed_unpaired",
     "mcnemar_exact",
     "noninferiority_paired",
     "noninferiority_rate",
     "tango_interval",
-    "visible_difference",
     "wilson_interval",
 ]
-
-BISECTION_STEPS = 60  # halves an interval of 1 to below the spacing of doubles
-
 
 # --- one rate ------------------------------------------------------------------------------------------------------
 
@@ -51,7 +48,7 @@ def wilson_interval(successes: int, trials: int, confidence: float = 0.95) -> tu
     _check_counts(successes, trials)
     if successes in (0, trials):
         return clopper_pearson(successes, trials, confidence)
-    z = _two_sided_quantile(confidence)
+    z = two_sided_quantile(confidence)
     rate = successes / trials
     centre = (rate + z * z / (2 * trials)) / (1 + z * z / trials)
     half_width = z / (1 + z * z / trials) * math.sqrt(rate * (1 - rate) / trials + (z / (2 * trials)) ** 2)
@@ -61,25 +58,16 @@ def wilson_interval(successes: int, trials: int, confidence: float = 0.95) -> tu
 def clopper_pearson(successes: int, trials: int, confidence: float = 0.95) -> tuple[float, float]:
     """Two-sided exact interval of a rate (Clopper & Pearson 1934): it covers the truth at least as often as it says."""
     _check_counts(successes, trials)
-    _check_probability("confidence", confidence)
+    check_probability("confidence", confidence)
     tail = (1 - confidence) / 2
-    low = 0.0 if successes == 0 else _bisect(lambda p: 1 - binomial_cdf(successes - 1, trials, p) - tail, 0.0, 1.0)
-    high = 1.0 if successes == trials else _bisect(lambda p: tail - binomial_cdf(successes, trials, p), 0.0, 1.0)
+    low = 0.0 if successes == 0 else bisect(lambda p: 1 - binomial_cdf(successes - 1, trials, p) - tail, 0.0, 1.0)
+    high = 1.0 if successes == trials else bisect(lambda p: tail - binomial_cdf(successes, trials, p), 0.0, 1.0)
     return low, high
 
 
 def clopper_pearson_upper(successes: int, trials: int, confidence: float = 0.95) -> float:
     """One-sided exact upper bound of a rate: 0 of 10,000 means less than 0.03 %."""
     return clopper_pearson(successes, trials, 2 * confidence - 1)[1]
-
-
-def binomial_cdf(successes: int, trials: int, rate: float) -> float:
-    """P(X <= successes) for X binomial, as an incomplete beta integral: good to about 1e-12."""
-    if successes < 0:
-        return 0.0
-    if successes >= trials:
-        return 1.0
-    return _incomplete_beta(trials - successes, successes + 1, 1 - rate)
 
 
 # --- two outcomes for the same images ------------------------------------------------------------------------------
@@ -137,10 +125,10 @@ def tango_interval(gained: int, lost: int, images: int, confidence: float = 0.95
     """
     if gained < 0 or lost < 0 or images <= 0 or gained + lost > images:
         raise ValueError(f"no such counts: {gained} gained and {lost} lost among {images} images")
-    z = _two_sided_quantile(confidence)
+    z = two_sided_quantile(confidence)
     estimate = (gained - lost) / images
-    low = -1.0 if lost == images else _bisect(lambda d: z - _tango_score(gained, lost, images, d), -1.0, estimate)
-    high = 1.0 if gained == images else _bisect(lambda d: -z - _tango_score(gained, lost, images, d), estimate, 1.0)
+    low = -1.0 if lost == images else bisect(lambda d: z - _tango_score(gained, lost, images, d), -1.0, estimate)
+    high = 1.0 if gained == images else bisect(lambda d: -z - _tango_score(gained, lost, images, d), estimate, 1.0)
     return low, high
 
 
@@ -185,7 +173,7 @@ def noninferiority_rate(
     needed: int | None = images_needed_rate(reference, margin, confidence, power)
     status = _side_of(line, low, high)
     if status == "inconclusive" and needed is not None and trials >= needed:
-        needed = _images_for_rates(successes / trials, line, confidence, power)
+        needed = images_needed_for_estimate(successes / trials, line, confidence, power)
     return NoninferiorityResult(status, successes / trials, low, high, line, trials, needed)
 
 
@@ -205,60 +193,6 @@ def noninferiority_paired(
         distance = abs(comparison.difference + margin)
         needed = images_needed_paired_noninferiority(discordance, distance, confidence, power) if distance else None
     return NoninferiorityResult(status, comparison.difference, low, high, -margin, comparison.images, needed)
-
-
-# --- how many images ------------------------------------------------------------------------------------------------
-
-
-def images_needed_rate(reference: float, margin: float, confidence: float = 0.95, power: float = 0.8) -> int:
-    """Images with which a system exactly at `reference` passes a gate of `margin` below it with `power`."""
-    if not 0 < margin < reference <= 1:
-        raise ValueError(f"a margin of {margin} below a reference of {reference} is no gate")
-    needed = _images_for_rates(reference, reference - margin, confidence, power)
-    if needed is None:
-        raise ValueError("the margin is too small for any number of images")
-    return needed
-
-
-def images_needed_paired(discordance: float, drop: float, confidence: float = 0.95, power: float = 0.8) -> int:
-    """Images with which a two-sided McNemar test sees a `drop` between systems that disagree on `discordance` of them.
-
-    Connor, Biometrics 43 (1987) 207.
-    """
-    if not 0 < drop <= discordance <= 1:
-        raise ValueError(f"a drop of {drop} is impossible at a discordance of {discordance}")
-    spread = _two_sided_quantile(confidence) * math.sqrt(discordance)
-    spread += _quantile(power) * math.sqrt(discordance - drop * drop)
-    return math.ceil((spread / drop) ** 2)
-
-
-def images_needed_paired_noninferiority(
-    discordance: float, margin: float, confidence: float = 0.95, power: float = 0.8
-) -> int:
-    """Images with which two equal systems that disagree on `discordance` of them pass a paired gate of `margin`."""
-    if margin <= 0 or not 0 < discordance <= 1:
-        raise ValueError(f"a margin of {margin} at a discordance of {discordance} is no gate")
-    return math.ceil((_quantile(confidence) + _quantile(power)) ** 2 * discordance / margin**2)
-
-
-def images_needed_unpaired(first: float, second: float, confidence: float = 0.95, power: float = 0.8) -> int:
-    """Images *for each of two* independent samples, two-sided: what the comparison costs without the pairing."""
-    mean = (first + second) / 2
-    spread = _two_sided_quantile(confidence) * math.sqrt(2 * mean * (1 - mean))
-    spread += _quantile(power) * math.sqrt(first * (1 - first) + second * (1 - second))
-    return math.ceil((spread / (first - second)) ** 2)
-
-
-def visible_difference(images: int, discordance: float, confidence: float = 0.95, power: float = 0.8) -> float:
-    """The smallest paired drop that `images` show with `power`: the inverse of `images_needed_paired`."""
-    z_alpha, z_beta = _two_sided_quantile(confidence), _quantile(power)
-    # Solve drop * sqrt(images) = z_alpha sqrt(psi) + z_beta sqrt(psi - drop^2); its right side falls, its left rises.
-    root = math.sqrt(discordance)
-
-    def excess(drop: float) -> float:
-        return drop * math.sqrt(images) - z_alpha * root - z_beta * math.sqrt(max(0.0, discordance - drop * drop))
-
-    return _bisect(excess, 0.0, root)
 
 
 # --- timings --------------------------------------------------------------------------------------------------------
@@ -293,19 +227,6 @@ def _side_of(line: float, low: float, high: float) -> str:
     return "fail" if high < line else "inconclusive"
 
 
-def _images_for_rates(truth: float, line: float, confidence: float, power: float) -> int | None:
-    """Score test of one rate against `line` when `truth` holds: normal approximation of both distributions.
-
-    A truth of one has no spread to approximate: the exact interval passes once `line` to the power n is small enough.
-    """
-    if truth == line:
-        return None
-    if truth == 1:
-        return math.ceil(math.log(1 - confidence) / math.log(line))
-    spread = _quantile(confidence) * math.sqrt(line * (1 - line)) + _quantile(power) * math.sqrt(truth * (1 - truth))
-    return math.ceil((spread / (truth - line)) ** 2)
-
-
 def _tango_score(gained: int, lost: int, images: int, difference: float) -> float:
     """Score statistic of `difference`: equations 5 and 6 of Tango 1998; it falls as `difference` rises."""
     distance = gained - lost - images * difference
@@ -319,62 +240,6 @@ def _tango_score(gained: int, lost: int, images: int, difference: float) -> floa
     return distance / math.sqrt(variance)
 
 
-def _bisect(rising: Callable[[float], float], low: float, high: float) -> float:
-    """Root of a function that is negative at `low` and positive at `high`."""
-    for _ in range(BISECTION_STEPS):
-        middle = (low + high) / 2
-        if rising(middle) < 0:
-            low = middle
-        else:
-            high = middle
-    return (low + high) / 2
-
-
-def _incomplete_beta(a: float, b: float, x: float) -> float:
-    """Regularised incomplete beta function I_x(a, b) by its continued fraction (DLMF 8.17.22), modified Lentz."""
-    if x <= 0:
-        return 0.0
-    if x >= 1:
-        return 1.0
-    if x > (a + 1) / (a + b + 2):  # the fraction converges fast only on this side; the other is its complement
-        return 1 - _incomplete_beta(b, a, 1 - x)
-    log_front = math.lgamma(a + b) - math.lgamma(a) - math.lgamma(b) + a * math.log(x) + b * math.log1p(-x)
-    return math.exp(log_front) / (a * _beta_fraction(a, b, x))
-
-
-def _beta_fraction(a: float, b: float, x: float) -> float:
-    """Value of 1 + d1/(1 + d2/(1 + ...)) with the coefficients of DLMF 8.17.23; O(sqrt(max(a, b))) terms."""
-    tiny = 1e-300
-    value, c, d = 1.0, 1.0, 0.0
-    for term in range(1, 20_000):
-        m = term // 2
-        if term % 2:
-            coefficient = -(a + m) * (a + b + m) * x / ((a + 2 * m) * (a + 2 * m + 1))
-        else:
-            coefficient = m * (b - m) * x / ((a + 2 * m - 1) * (a + 2 * m))
-        d = 1 / (1 + coefficient * d or tiny)
-        c = 1 + coefficient / c or tiny
-        value *= c * d
-        if abs(c * d - 1) < 1e-15:
-            break
-    return value
-
-
-def _quantile(probability: float) -> float:
-    _check_probability("probability", probability)
-    return NormalDist().inv_cdf(probability)
-
-
-def _two_sided_quantile(confidence: float) -> float:
-    _check_probability("confidence", confidence)
-    return NormalDist().inv_cdf((1 + confidence) / 2)
-
-
 def _check_counts(successes: int, trials: int) -> None:
     if not 0 <= successes <= trials or trials <= 0:
         raise ValueError(f"{successes} successes of {trials} trials are no count")
-
-
-def _check_probability(name: str, value: float) -> None:
-    if not 0 < value < 1:
-        raise ValueError(f"{name} lies between 0 and 1, not at {value}")

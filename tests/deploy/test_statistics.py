@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hardbit_deploy import statistics
+from hardbit_deploy import sample_size, statistics
+from hardbit_deploy.distributions import binomial_cdf
 
 Z_95 = 1.959963984540054
 
@@ -49,14 +50,14 @@ def test_binomial_cdf_is_the_sum_of_its_terms(trials: int, data: st.DataObject) 
     successes = data.draw(st.integers(0, trials))
     rate = Fraction(data.draw(st.integers(0, 100)), 100)
     exact = sum(math.comb(trials, k) * rate**k * (1 - rate) ** (trials - k) for k in range(successes + 1))
-    assert statistics.binomial_cdf(successes, trials, float(rate)) == pytest.approx(float(exact), abs=1e-12)
+    assert binomial_cdf(successes, trials, float(rate)) == pytest.approx(float(exact), abs=1e-12)
 
 
 def test_binomial_cdf_holds_for_a_million_trials() -> None:
     """Half of the mass lies below the middle, less half of the central term (Stirling: 1/sqrt(pi n/2))."""
     trials = 1_000_000
     central = math.exp(math.lgamma(trials + 1) - 2 * math.lgamma(trials / 2 + 1) + trials * math.log(0.5))
-    assert statistics.binomial_cdf(trials // 2, trials, 0.5) == pytest.approx(0.5 + central / 2, abs=1e-9)
+    assert binomial_cdf(trials // 2, trials, 0.5) == pytest.approx(0.5 + central / 2, abs=1e-9)
 
 
 @settings(max_examples=50, deadline=None)
@@ -163,35 +164,35 @@ def test_holm_reproduces_a_worked_example() -> None:
 
 @pytest.mark.parametrize(("discordance", "images"), [(0.02, 1570), (0.05, 3920), (0.10, 7850)])
 def test_a_paired_test_sees_one_point_with_so_many_images(discordance: float, images: int) -> None:
-    assert round(statistics.images_needed_paired(discordance, 0.01), -1) == images
+    assert round(sample_size.images_needed_paired(discordance, 0.01), -1) == images
 
 
 def test_the_unpaired_test_needs_ten_times_as_many() -> None:
     """At rates about 55 %, where INT8 networks of the literature stand."""
-    assert round(statistics.images_needed_unpaired(0.56, 0.55), -2) == 38_800
+    assert round(sample_size.images_needed_unpaired(0.56, 0.55), -2) == 38_800
 
 
 def test_a_thousand_images_see_one_to_three_points() -> None:
-    assert statistics.visible_difference(1000, 0.02) == pytest.approx(0.013, abs=5e-4)
-    assert statistics.visible_difference(1000, 0.10) == pytest.approx(0.028, abs=5e-4)
+    assert sample_size.visible_difference(1000, 0.02) == pytest.approx(0.013, abs=5e-4)
+    assert sample_size.visible_difference(1000, 0.10) == pytest.approx(0.028, abs=5e-4)
 
 
 @given(discordance=st.floats(0.01, 1.0), images=st.integers(100, 100_000))
 def test_visible_difference_inverts_images_needed(discordance: float, images: int) -> None:
-    drop = statistics.visible_difference(images, discordance)
+    drop = sample_size.visible_difference(images, discordance)
     if drop < discordance:
-        assert statistics.images_needed_paired(discordance, drop * (1 + 1e-9)) == pytest.approx(images, abs=1)
+        assert sample_size.images_needed_paired(discordance, drop * (1 + 1e-9)) == pytest.approx(images, abs=1)
 
 
 def test_images_needed_for_mcnemar_have_the_power_that_they_promise() -> None:
     """Power by enumeration of the discordant counts; the exact test is a little less powerful than its formula."""
     discordance, drop = 0.10, 0.05
-    images = statistics.images_needed_paired(discordance, drop)
+    images = sample_size.images_needed_paired(discordance, drop)
     p_lost = (discordance + drop) / 2 / discordance
     power = 0.0
     for discordant in range(images + 1):
-        weight = statistics.binomial_cdf(discordant, images, discordance)
-        weight -= statistics.binomial_cdf(discordant - 1, images, discordance)
+        weight = binomial_cdf(discordant, images, discordance)
+        weight -= binomial_cdf(discordant - 1, images, discordance)
         if weight < 1e-9:
             continue
         for lost in range(discordant + 1):
@@ -203,7 +204,7 @@ def test_images_needed_for_mcnemar_have_the_power_that_they_promise() -> None:
 
 @pytest.mark.parametrize(("reference", "margin"), [(0.66, 0.05), (0.9, 0.03), (0.5, 0.04)])
 def test_images_needed_for_a_rate_have_the_power_that_they_promise(reference: float, margin: float) -> None:
-    images = statistics.images_needed_rate(reference, margin)
+    images = sample_size.images_needed_rate(reference, margin)
     decided = np.array(
         [
             statistics.noninferiority_rate(k, images, reference, margin).status == "pass"
@@ -211,14 +212,14 @@ def test_images_needed_for_a_rate_have_the_power_that_they_promise(reference: fl
         ]
     )
     fewest = int(images * (reference - 3 * margin)) + int(np.argmax(decided))  # passing begins here
-    power = 1 - statistics.binomial_cdf(fewest - 1, images, reference)
-    wrongly = 1 - statistics.binomial_cdf(fewest - 1, images, reference - margin)
+    power = 1 - binomial_cdf(fewest - 1, images, reference)
+    wrongly = 1 - binomial_cdf(fewest - 1, images, reference - margin)
     assert power == pytest.approx(0.80, abs=0.02)
     assert wrongly == pytest.approx(0.05, abs=0.012)
 
 
 def test_images_needed_for_a_promise_of_perfection_are_exact() -> None:
-    needed = statistics.images_needed_rate(1.0, 0.01)
+    needed = sample_size.images_needed_rate(1.0, 0.01)
     assert needed == 299
     assert statistics.noninferiority_rate(needed, needed, 1.0, 0.01).status == "pass"
     assert statistics.noninferiority_rate(needed - 1, needed - 1, 1.0, 0.01).status == "inconclusive"
@@ -231,7 +232,7 @@ def test_a_margin_of_one_point_is_not_visible_with_two_hundred_images() -> None:
     result = statistics.noninferiority_rate(132, 200, reference=0.66, margin=0.01)
     assert result.status == "inconclusive"
     assert result.lower_bound < result.line < result.upper_bound
-    assert result.images_needed == statistics.images_needed_rate(0.66, 0.01) == 14_001
+    assert result.images_needed == sample_size.images_needed_rate(0.66, 0.01) == 14_001
 
 
 def test_a_large_effect_decides_in_spite_of_few_images() -> None:
@@ -270,7 +271,7 @@ def test_an_undecided_paired_gate_says_how_many_images_it_needs() -> None:
     baseline[3:6] = False
     result = statistics.noninferiority_paired(statistics.compare_paired(baseline, candidate), margin=0.01)
     assert result.status == "inconclusive"
-    assert result.images_needed == statistics.images_needed_paired_noninferiority(0.03, 0.01) == 1855
+    assert result.images_needed == sample_size.images_needed_paired_noninferiority(0.03, 0.01) == 1855
 
 
 # --- timings ----------------------------------------------------------------------------------------------------------
