@@ -76,11 +76,14 @@ def build_bundle(
     engine: onnx.ModelProto | None = None,
     seed: int = 0,
     engine_section: dict[str, Any] | None = None,
+    labels: NDArray[np.int64] | None = None,
+    with_twin: bool = True,
     **changes: Any,
 ) -> Bundle:
     """Write a bundle whose engine, attack graph and twin are all `canonical`; `engine` replaces the lowered graph.
 
-    `engine_section` replaces the manifest's section `engine`, other `changes` those by their names.
+    `engine_section` replaces the manifest's section `engine`, other `changes` those by their names. The images are
+    `smooth_images(count, input shape, seed)`.
     """
     canonical = canonical_examples.plain_cnn() if canonical is None else canonical
     lowered = lower(canonical, "onnxruntime")
@@ -99,11 +102,15 @@ def build_bundle(
         "canonical.onnx": canonical.SerializeToString(),
         "attack.onnx": build_attack_graph(canonical).SerializeToString(),
         "images.npy": images,
-        "labels.npy": clean_logits.argmax(axis=1).astype(np.int64),
+        "labels.npy": clean_logits.argmax(axis=1).astype(np.int64) if labels is None else labels,
         "twin_clean_logits.npy": clean_logits,
         "twin_adversarial_images.npy": adversarial,
         "twin_adversarial_logits.npy": adversarial_logits,
     }
     if engine_section is not None:
         changes["engine"] = engine_section
-    return write_bundle(path, manifest_fields(canonical, images, **changes), files)
+    fields = manifest_fields(canonical, images, **changes)
+    if not with_twin:
+        del fields["twin"]
+        files = {name: content for name, content in files.items() if not name.startswith("twin")}
+    return write_bundle(path, fields, files)

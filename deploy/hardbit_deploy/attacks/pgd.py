@@ -63,7 +63,7 @@ def pgd(
     )
     for restart in range(first_restart, first_restart + restarts):
         standing = np.flatnonzero(best.outcome.survived)
-        flight = engine.images_in_flight or count
+        flight = engine.images_in_flight or max(count, 1)
         for first in range(0, len(standing), flight):
             rows = standing[first : first + flight]
             start = random_start(

@@ -1,0 +1,100 @@
+"""Every alarm: quiet where it should be, raised at its threshold, honest where it has nothing to count."""
+
+from __future__ import annotations
+
+import pytest
+
+from hardbit_deploy import alarms
+from hardbit_deploy.alarms import CurvePoint
+from hardbit_deploy.statistics import clopper_pearson
+
+
+@pytest.mark.parametrize(
+    ("alarm", "status"),
+    [
+        (alarms.parity([("twin_clean", 1000, 10)]), "pass"),
+        (alarms.parity([("twin_clean", 1000, 0), ("attack_graph_adversarial", 1000, 11)]), "alarm"),
+        (alarms.parity([("attack_graph_adversarial", 0, 0)]), "not_run"),
+        (alarms.determinism(0, 64), "pass"),
+        (alarms.determinism(1, 64), "alarm"),
+        (alarms.determinism(0, 0), "not_run"),
+        (alarms.logits(2, 0, 256), "pass"),
+        (alarms.logits(256, 0, 256), "alarm"),
+        (alarms.logits(0, 1, 100_000), "alarm"),
+        (alarms.gradients([("margin at the image", 100, 5)]), "pass"),
+        (alarms.gradients([("margin at the image", 100, 0), ("margin at a random start", 100, 6)]), "alarm"),
+        (alarms.gradients([("margin at the image", 0, 0)]), "not_run"),
+        (alarms.iterative_beats_one_step(10, 2000), "pass"),
+        (alarms.iterative_beats_one_step(11, 2000), "alarm"),
+        (alarms.iterative_beats_one_step(1, 20), "pass"),
+        (alarms.feasible(0, 0, 2000), "pass"),
+        (alarms.feasible(1, 0, 2000), "alarm"),
+        (alarms.feasible(0, 1, 2000), "alarm"),
+        (alarms.converged(0, 0, 0), "not_run"),
+    ],
+)
+def test_each_rule_at_its_threshold(alarm, status):
+    assert alarm.status == status
+
+
+def test_the_reason_carries_the_numbers_of_the_worst_case():
+    alarm = alarms.parity([("twin_clean", 1000, 3), ("attack_graph_adversarial", 1000, 40)])
+    assert alarm.value == pytest.approx(0.96)
+    assert alarm.threshold == 0.99
+    assert alarm.reason == "least agreement is with attack_graph_adversarial: 40 of 1000 labels differ"
+    assert "6 of 100 gradients" in alarms.gradients([("x", 100, 6)]).reason
+
+
+@pytest.mark.parametrize("images", [256, 512, 2000])
+def test_convergence_is_doubted_exactly_when_half_a_point_is_exceeded_at_95_percent(images):
+    first = next(gain for gain in range(images) if alarms.converged(gain, 0, images).status == "alarm")
+    assert clopper_pearson(first, images, 0.90)[0] > 0.005 >= clopper_pearson(first - 1, images, 0.90)[0]
+    assert alarms.converged(0, first, images).status == "alarm"
+    assert alarms.converged(first - 1, first - 1, images).status == "pass"
+
+
+def test_the_docstring_of_convergence_states_the_right_counts():
+    assert alarms.converged(6, 0, 512).status == "alarm"
+    assert alarms.converged(5, 0, 512).status == "pass"
+    assert alarms.converged(16, 0, 2000).status == "alarm"
+    assert alarms.converged(15, 0, 2000).status == "pass"
+
+
+class TestEpsCurve:
+    def curve(self, *survivors: int, gained: int = 0) -> list[CurvePoint]:
+        before = [256, *survivors]
+        return [
+            CurvePoint(eps, count, max(previous - count, 0) + gained, max(count - previous, 0) + gained)
+            for eps, count, previous in zip([6.0, 12.0, 25.0, 50.0, 128.0], survivors, before, strict=False)
+        ]
+
+    def test_a_falling_curve_that_ends_at_nothing_passes(self):
+        assert alarms.eps_curve(self.curve(200, 150, 90, 10, 0), 256, 30).status == "pass"
+
+    def test_a_curve_that_stays_above_chance_is_masked(self):
+        alarm = alarms.eps_curve(self.curve(200, 198, 197, 197, 196), 256, 30)
+        assert alarm.status == "alarm"
+        assert alarm.reason == "196 of 256 survive eps 128/255, where at most 30 should"
+
+    def test_a_few_more_than_the_largest_class_are_noise(self):
+        assert alarms.eps_curve(self.curve(200, 150, 90, 50, 36), 256, 30).status == "pass"
+        assert alarms.eps_curve(self.curve(200, 150, 90, 60, 44), 256, 30).status == "alarm"
+
+    def test_a_rise_that_is_more_than_noise_raises_it(self):
+        assert alarms.eps_curve(self.curve(200, 150, 152, 10, 0, gained=2), 256, 30).status == "pass"
+        alarm = alarms.eps_curve(self.curve(200, 150, 165, 10, 0), 256, 30)
+        assert alarm.status == "alarm"
+        assert "rises from 150 to 165 of 256 between eps 12 and 25/255" in alarm.reason
+
+    def test_no_images(self):
+        assert alarms.eps_curve([], 0, 0).status == "not_run"
+
+
+def test_documents_have_the_five_fields_of_a_result():
+    assert alarms.determinism(1, 64).to_document() == {
+        "name": "determinism",
+        "status": "alarm",
+        "value": 1.0,
+        "threshold": 0,
+        "reason": "1 of 64 labels changed between three runs, or between batch 1 and a larger one",
+    }

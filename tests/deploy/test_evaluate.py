@@ -1,0 +1,369 @@
+"""Whole evaluations: what they report, that they go on after a kill, and that planted faults trip their alarms."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from bundle_examples import build_bundle, smooth_images
+from hardbit_deploy import chunk as chunks
+from hardbit_deploy.attacks import pgd
+from hardbit_deploy.engines import Target, open_target
+from hardbit_deploy.errors import HardbitError
+from hardbit_deploy.evaluate import Evaluation, evaluate
+from hardbit_deploy.statistics import wilson_interval
+from hardbit_deploy.suite import SUITES, Suite, named_suite, suite_from_document
+from linear_examples import LinearEngine, LinearGradient, linear_target
+
+SHAPE = (1, 12, 12)
+SUITE = Suite("custom", steps=5, restarts=2, losses=("cross_entropy", "margin"), chunk=16)
+EVERY_ALARM = [
+    "parity",
+    "determinism",
+    "logits",
+    "gradients",
+    "iterative_beats_one_step",
+    "eps_curve",
+    "feasible",
+    "converged",
+]
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory):
+    return build_bundle(
+        tmp_path_factory.mktemp("real") / "bundle", count=60, threat_model={"norm": "linf", "eps_255": 2}
+    )
+
+
+def same(one: Evaluation, other: Evaluation) -> None:
+    def without_seconds(evaluation: Evaluation):
+        rows = [{key: value for key, value in row.items() if key != "seconds"} for row in evaluation.attacks]
+        suite = {key: value for key, value in evaluation.suite.items() if key != "chunk"}
+        return evaluation.to_document() | {"attacks": rows, "suite": suite}
+
+    assert without_seconds(one) == without_seconds(other)
+    for name in one.records:
+        np.testing.assert_array_equal(one.records[name], other.records[name], err_msg=name)
+
+
+class TestWhatIsReported:
+    @pytest.fixture(scope="class")
+    def evaluation(self, bundle):
+        return evaluate(bundle, SUITE, workers=1)
+
+    def test_rows_count_their_records(self, evaluation):
+        names = ["clean", "fgsm", "pgd-5 cross_entropy", "pgd-5 margin", "worst_case"]
+        assert [row["name"] for row in evaluation.attacks] == names
+        for row in evaluation.attacks:
+            record = row["name"].replace(" ", "_")
+            record = record if record in ("clean", "worst_case") else f"survived/{record}"
+            survivors = int(evaluation.records[record].sum())
+            assert (row["images"], row["survivors"], row["rate"]) == (60, survivors, survivors / 60)
+            assert row["interval"] == list(wilson_interval(survivors, 60))
+            assert row["seconds"] >= 0
+        assert 0 < evaluation.attacks[-1]["survivors"] < 60
+
+    def test_the_worst_case_is_the_and_of_all_attacks_image_by_image(self, evaluation):
+        records = evaluation.records
+        attacks = [value for name, value in records.items() if name.startswith("survived/")]
+        assert len(attacks) == 3
+        np.testing.assert_array_equal(records["worst_case"], records["clean"] & np.all(attacks, axis=0))
+        np.testing.assert_array_equal(records["index"], np.arange(60))
+
+    def test_each_row_is_that_attack_alone(self, evaluation, bundle):
+        with open_target(bundle) as target:
+            outcome = pgd(
+                target.engine,
+                target.gradient,
+                np.array(bundle.images),
+                np.array(bundle.labels),
+                bundle.manifest.threat_model,
+                steps=5,
+                restarts=2,
+                loss="margin",
+            )
+        np.testing.assert_array_equal(evaluation.records["survived/pgd-5_margin"], outcome.survived)
+
+    def test_agreement_of_an_exact_engine_is_complete(self, evaluation):
+        rows = {row["name"]: row for row in evaluation.agreement}
+        assert list(rows) == ["twin_clean", "twin_adversarial", "attack_graph_clean", "attack_graph_adversarial"]
+        for row in rows.values():
+            assert (row["images"], row["label_flips"], row["max_logit_difference"]) == (60, 0, 0.0)
+            assert row["flips_upper_bound"] == pytest.approx(1 - 0.05 ** (1 / 60))  # exact bound of nothing in 60
+
+    def test_all_alarms_are_there_and_quiet(self, evaluation):
+        assert [alarm["name"] for alarm in evaluation.alarms] == EVERY_ALARM
+        assert {alarm["name"]: alarm["reason"] for alarm in evaluation.alarms if alarm["status"] != "pass"} == {}
+
+    def test_the_eps_curve_falls_to_uniform_grey(self, evaluation):
+        assert [point["eps_255"] for point in evaluation.eps_curve] == [0.5, 1.0, 2.0, 4.0, 8.0, 128.0]
+        survivors = [point["survivors"] for point in evaluation.eps_curve]
+        assert survivors[0] == 60  # less than one grey level is nothing
+        assert survivors == sorted(survivors, reverse=True)
+
+    def test_examples_show_fooled_images_first_and_are_what_the_engine_saw(self, evaluation, bundle):
+        examples = evaluation.examples
+        assert len(examples["label"]) == 12
+        fooled = examples["adversarial_prediction"] != examples["label"]
+        assert list(fooled) == sorted(fooled, reverse=True)
+        assert fooled.any()
+        with open_target(bundle) as target:
+            for kind in ("clean", "adversarial"):
+                predicted = target.engine.infer(examples[kind]).argmax(axis=1)
+                np.testing.assert_array_equal(predicted, examples[f"{kind}_prediction"])
+        assert set(examples["attack"]) <= {"fgsm", "pgd-5 cross_entropy", "pgd-5 margin"}
+        assert examples["attack"].dtype.kind == "U"
+
+    def test_it_is_json(self, evaluation):
+        document = json.loads(json.dumps(evaluation.to_document(), allow_nan=False))
+        assert document["suite"]["images"] == 60
+        assert document["threat_model"] == {"norm": "linf", "eps_255": 2.0}
+
+    def test_l2_is_evaluated_alike(self, tmp_path):
+        bundle = build_bundle(tmp_path / "l2", count=20, threat_model={"norm": "l2", "eps_255": 20.0})
+        evaluation = evaluate(bundle, SUITE, workers=1)
+        assert [alarm["status"] for alarm in evaluation.alarms] == ["pass"] * len(EVERY_ALARM)
+        assert evaluation.eps_curve[-1]["eps_255"] == 128.0 * 12
+        assert 0 < evaluation.attacks[-1]["survivors"] < 20
+
+    def test_a_bundle_without_twin_is_compared_with_its_attack_graph(self, tmp_path):
+        bundle = build_bundle(tmp_path / "b", count=4, with_twin=False)
+        names = [row["name"] for row in evaluate(bundle, SUITE, workers=1).agreement]
+        assert names == ["attack_graph_clean", "attack_graph_adversarial"]
+
+
+class TestIndependence:
+    def test_of_the_number_of_workers_and_of_the_chunk(self, bundle):
+        alone = evaluate(bundle, SUITE, workers=1)
+        same(alone, evaluate(bundle, SUITE, workers=3))
+        same(alone, evaluate(bundle, replace(SUITE, chunk=7), workers=2))
+
+    def test_a_limit_gives_the_start_of_the_whole(self, bundle):
+        whole, part = evaluate(bundle, SUITE, workers=1), evaluate(bundle, SUITE, workers=1, limit=20)
+        for name, values in part.records.items():
+            np.testing.assert_array_equal(values, whole.records[name][:20])
+        assert part.suite["images"] == 20
+
+    def test_the_seed_changes_the_attack(self, bundle):
+        one, other = (evaluate(bundle, replace(SUITE, seed=seed), workers=1) for seed in (0, 1))
+        assert any(
+            not np.array_equal(one.examples[name], other.examples[name]) for name in ("adversarial", "attack")
+        ) or not np.array_equal(one.records["worst_case"], other.records["worst_case"])
+
+    def test_progress_rises_to_its_total_in_the_calling_thread(self, bundle):
+        seen = []
+        evaluate(bundle, SUITE, workers=2, progress=lambda what, done, total: seen.append((what, done, total)))
+        assert [done for _, done, _ in seen] == sorted(done for _, done, _ in seen)
+        assert seen[-1][1] == seen[-1][2]
+        assert {"clean", "pgd-5 margin", "convergence"} <= {what for what, _, _ in seen}
+
+
+class TestGoingOn:
+    """A kill is an exception out of the progress callback: nothing is tidied up that a kill would not leave."""
+
+    def interrupted(self, bundle, folder, after: int) -> None:
+        def stop(what: str, done: int, total: int) -> None:
+            if len(list(folder.rglob("*.sha256"))) >= after:
+                raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            evaluate(bundle, SUITE, progress=stop, work_dir=folder, workers=1)
+
+    def test_an_interrupted_evaluation_goes_on_where_it_was(self, bundle, tmp_path):
+        self.interrupted(bundle, tmp_path, after=2)
+        resumed = evaluate(bundle, SUITE, work_dir=tmp_path, workers=2)
+        assert 32 <= resumed.resumed_images < 60
+        same(resumed, evaluate(bundle, SUITE, workers=1))
+        assert evaluate(bundle, SUITE, work_dir=tmp_path).resumed_images == 60
+
+    @pytest.mark.parametrize("damage", ["flip", "truncate", "empty", "foreign"])
+    def test_damaged_chunks_are_measured_again(self, bundle, tmp_path, damage):
+        complete = evaluate(bundle, SUITE, work_dir=tmp_path, workers=1)
+        files = sorted(tmp_path.rglob("*.sha256"))
+        assert len(files) == 4
+        content = files[0].read_bytes()
+        if damage == "foreign":
+            other = evaluate(bundle, replace(SUITE, seed=9), work_dir=tmp_path / "other", workers=1)
+            assert other.resumed_images == 0
+            content = sorted((tmp_path / "other").rglob("*.sha256"))[0].read_bytes()
+        elif damage == "flip":
+            content = content[:500] + bytes([content[500] ^ 1]) + content[501:]
+        else:
+            content = content[: len(content) // 2 if damage == "truncate" else 0]
+        files[0].write_bytes(content)
+        again = evaluate(bundle, SUITE, work_dir=tmp_path, workers=1)
+        assert again.resumed_images == 44
+        same(again, complete)
+
+    def test_other_settings_do_not_reuse_chunks(self, bundle, tmp_path):
+        evaluate(bundle, SUITE, work_dir=tmp_path, workers=1, limit=16)
+        assert evaluate(bundle, SUITE, work_dir=tmp_path, workers=1, limit=32).resumed_images == 16
+        assert evaluate(bundle, replace(SUITE, steps=4), work_dir=tmp_path, limit=16).resumed_images == 0
+
+    def test_a_failing_chunk_ends_the_evaluation_with_its_own_error(self, bundle):
+        class Failing(LinearEngine):
+            def infer_impl(self, images):
+                if len(self.seen) > 20:
+                    raise OSError("the board is gone")
+                return super().infer_impl(images)
+
+        def failing(_):
+            base = linear_target()
+            return Target(Failing(base.engine.weights, SHAPE), base.gradient).activate()
+
+        with pytest.raises(OSError, match="the board is gone"):
+            evaluate(bundle, SUITE, workers=2, open_target=failing)
+
+
+class TestRefusals:
+    def test_settings_that_do_not_fit(self, bundle):
+        with pytest.raises(HardbitError, match="0 workers"):
+            evaluate(bundle, SUITE, workers=0)
+        with pytest.raises(HardbitError, match="limit of 0 images"):
+            evaluate(bundle, SUITE, limit=0)
+
+    def test_a_loss_that_the_attack_graph_lacks(self, tmp_path):
+        bundle = build_bundle(tmp_path / "b", count=2, attack={"file": "attack.onnx", "losses": ["cross_entropy"]})
+        with pytest.raises(HardbitError, match="has no loss 'margin'; it has cross_entropy"):
+            evaluate(bundle, SUITE)
+
+
+class TestSuites:
+    def test_names_mean_their_settings(self):
+        assert named_suite("standard").attack_names == ("fgsm", "pgd-20 cross_entropy", "pgd-20 margin")
+        assert named_suite("standard", seed=4).name == "standard"
+        assert named_suite("standard", steps=40).name == "custom"
+        assert suite_from_document(json.loads(json.dumps(SUITES["standard"].to_document()))) == SUITES["standard"]
+
+    @pytest.mark.parametrize(
+        ("document", "expected"),
+        [
+            ({"name": "quick"}, "key 'steps' is missing"),
+            ({"name": "fast", "steps": 1, "restarts": 1, "losses": ["margin"]}, "suite 'fast' is not known"),
+            ({"name": "quick", "steps": 1, "restarts": 1, "losses": ["margin"]}, "not those of quick"),
+            ({"name": "custom", "steps": 1, "restarts": 1, "losses": []}, "suite.losses"),
+            ({"name": "custom", "steps": 1.5, "restarts": 1, "losses": ["margin"]}, "steps is 1.5"),
+            ({"name": "custom", "steps": 1, "restarts": 1, "losses": ["margin"], "speed": 9}, "'speed' is not known"),
+        ],
+    )
+    def test_others_are_refused(self, document, expected):
+        with pytest.raises(HardbitError) as caught:
+            suite_from_document(document)
+        assert expected in str(caught.value)
+
+
+class TestPlantedFaults:
+    """A sound linear classifier trips nothing; each fault trips the alarm that is there for it."""
+
+    @pytest.fixture(scope="class")
+    def fashioned(self, tmp_path_factory):
+        """Images with the labels that a linear classifier gives them, at an eps where about a third survives."""
+        weights = np.random.default_rng(0).normal(size=(10, 144)).astype(np.float32)
+        weights -= weights.mean(axis=1, keepdims=True)
+        images = smooth_images(256, SHAPE)
+        labels = LinearEngine(weights, SHAPE).activate().infer(images).argmax(axis=1)
+        path = tmp_path_factory.mktemp("planted") / "b"
+        threat_model = {"norm": "linf", "eps_255": 2.0}
+        bundle = build_bundle(path, count=256, labels=labels, with_twin=False, threat_model=threat_model)
+        return bundle, weights
+
+    def raised(self, fashioned, make, suite=SUITE) -> set[str]:
+        bundle, weights = fashioned
+        evaluation = evaluate(bundle, suite, workers=1, open_target=lambda _: make(weights).activate())
+        return {alarm["name"] for alarm in evaluation.alarms if alarm["status"] == "alarm"}
+
+    def test_a_sound_classifier_trips_nothing(self, fashioned):
+        assert self.raised(fashioned, lambda w: Target(LinearEngine(w, SHAPE), LinearGradient(w, SHAPE))) == set()
+
+    def test_masked_gradients(self, fashioned):
+        class Masked(LinearGradient):
+            def gradient_impl(self, images, labels, engine_logits, loss):
+                gradient = super().gradient_impl(images, labels, engine_logits, loss)
+                gradient[images[:, 0, 0, 0] % 8 == 0] = 0
+                return gradient
+
+        raised = self.raised(fashioned, lambda w: Target(LinearEngine(w, SHAPE), Masked(w, SHAPE)))
+        assert "gradients" in raised
+
+    def test_gradients_that_are_not_numbers_for_one_loss_only(self, fashioned):
+        class Overflowing(LinearGradient):
+            def gradient_impl(self, images, labels, engine_logits, loss):
+                gradient = super().gradient_impl(images, labels, engine_logits, loss)
+                return gradient * np.float32(np.nan) if loss == "margin" else gradient
+
+        assert "gradients" in self.raised(fashioned, lambda w: Target(LinearEngine(w, SHAPE), Overflowing(w, SHAPE)))
+
+    def test_an_engine_that_rolls_dice(self, fashioned):
+        class Noisy(LinearEngine):
+            noise = np.random.default_rng(0)
+
+            def infer_impl(self, images):
+                return super().infer_impl(images) + self.noise.normal(size=(len(images), 10)).astype(np.float32)
+
+        assert "determinism" in self.raised(fashioned, lambda w: Target(Noisy(w, SHAPE), LinearGradient(w, SHAPE)))
+
+    def test_an_engine_whose_answer_depends_on_the_batch(self, fashioned):
+        class Coupled(LinearEngine):
+            def infer_impl(self, images):
+                return np.roll(super().infer_impl(images), len(images) > 1, axis=1)
+
+        def coupled(weights):
+            return Target(Coupled(np.roll(weights, -1, axis=0), SHAPE), LinearGradient(weights, SHAPE))
+
+        assert "determinism" in self.raised(fashioned, coupled)
+
+    def test_probabilities_instead_of_logits(self, fashioned):
+        class Softmax(LinearEngine):
+            def infer_impl(self, images):
+                logits = super().infer_impl(images)
+                exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
+                return exponentials / exponentials.sum(axis=1, keepdims=True)
+
+        assert self.raised(fashioned, lambda w: Target(Softmax(w, SHAPE), LinearGradient(w, SHAPE))) == {"logits"}
+
+    def test_an_attack_graph_of_another_network(self, fashioned):
+        def foreign(weights):
+            other = np.random.default_rng(7).normal(size=weights.shape)
+            return Target(LinearEngine(weights, SHAPE), LinearGradient(other, SHAPE))
+
+        assert "parity" in self.raised(fashioned, foreign)
+
+    def test_directions_that_are_right_only_at_the_image_itself(self, fashioned):
+        images = fashioned[0].images
+        known = {image.tobytes() for image in images}
+
+        class Misleading(LinearGradient):
+            def gradient_impl(self, images, labels, engine_logits, loss):
+                gradient = super().gradient_impl(images, labels, engine_logits, loss)
+                wrong = np.array([image.tobytes() not in known for image in images])
+                gradient[wrong] *= -1
+                return gradient
+
+        raised = self.raised(fashioned, lambda w: Target(LinearEngine(w, SHAPE), Misleading(w, SHAPE)))
+        assert {"iterative_beats_one_step", "eps_curve"} <= raised
+
+    def test_an_attack_that_needs_more_steps_than_it_has(self, fashioned):
+        class Slow(LinearGradient):
+            """Shows one pixel in eight at a time."""
+
+            def gradient_impl(self, images, labels, engine_logits, loss):
+                gradient = super().gradient_impl(images, labels, engine_logits, loss)
+                shown = np.arange(144).reshape(SHAPE) % 8 == len(self.calls) % 8
+                return gradient * shown
+
+        raised = self.raised(
+            fashioned, lambda w: Target(LinearEngine(w, SHAPE), Slow(w, SHAPE)), replace(SUITE, steps=2, restarts=1)
+        )
+        assert "converged" in raised
+
+    def test_an_attack_that_leaves_the_ball(self, fashioned, monkeypatch):
+        def cheating(engine, gradient, images, labels, threat_model, **settings):
+            return pgd(engine, gradient, images, labels, threat_model.at(threat_model.eps_255 + 1), **settings)
+
+        monkeypatch.setattr(chunks, "pgd", cheating)
+        raised = self.raised(fashioned, lambda w: Target(LinearEngine(w, SHAPE), LinearGradient(w, SHAPE)))
+        assert raised == {"feasible"}
