@@ -26,6 +26,7 @@ from hardbit_deploy.suite import Suite
 __all__ = ["MAX_EXAMPLES", "Chunk", "Measurements", "curve_radii_255", "measure_chunk", "work_in_image_steps"]
 
 MAX_EXAMPLES = 12
+EXAMPLE_IMAGES = 512  # pictures to look at come from the first so many, so that their number does not grow
 Measurements = dict[str, NDArray[Any]]
 Report = Callable[[int, str], None]  # image-steps done since the last call, and what is being done
 
@@ -337,7 +338,9 @@ def _pick_examples(
 
     Either kind starts with one of every class.
     """
-    fooled, standing = np.flatnonzero(clean & ~best.survived), np.flatnonzero(best.survived)
+    count = chunk.among_first(EXAMPLE_IMAGES)
+    fooled = np.flatnonzero(clean[:count] & ~best.survived[:count])
+    standing = np.flatnonzero(best.survived[:count])
     order = np.concatenate([_by_turns(rows, chunk.labels[rows]) for rows in (fooled, standing)])[:MAX_EXAMPLES]
     measured["examples/clean"] = chunk.images[order]
     measured["examples/adversarial"] = best.adversarial[order]

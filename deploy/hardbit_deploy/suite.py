@@ -21,7 +21,7 @@ class Suite:
     """FGSM, then PGD with every loss of `losses`; an image is robust if it survives all of them.
 
     The sizes below `seed` bound the alarms: they are measured on the first so many images only, so that they cost a
-    fraction of the attacks. `chunk` bounds memory and has no influence on results.
+    fraction of the attacks. `chunk` bounds memory and has no influence on any count.
     """
 
     name: str

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from bundle_examples import build_bundle, smooth_images
+import canonical_examples
+from bundle_examples import build_bundle, manifest_fields, smooth_images
 from hardbit_deploy import chunk as chunks
 from hardbit_deploy.attacks import pgd
+from hardbit_deploy.bundle import write_bundle
 from hardbit_deploy.engines import Target, open_target
 from hardbit_deploy.errors import HardbitError
 from hardbit_deploy.evaluate import Evaluation, evaluate
@@ -217,6 +220,35 @@ class TestGoingOn:
 
         with pytest.raises(OSError, match="the board is gone"):
             evaluate(bundle, SUITE, workers=2, open_target=failing)
+
+
+def test_memory_does_not_grow_with_the_number_of_images(tmp_path):
+    """More images cost their records, and less than half of their pixels: no pixel of theirs is kept."""
+    images = np.random.default_rng(0).integers(0, 256, (2000, 1, 32, 32)).astype(np.uint8)
+    weights = np.random.default_rng(1).normal(size=(10, 1024)).astype(np.float32)
+    fields = manifest_fields(canonical_examples.plain_cnn(), images)
+    del fields["twin"]
+    graphs = dict.fromkeys(("engine.onnx", "canonical.onnx", "attack.onnx"), b"not opened")
+    labels = LinearEngine(weights, (1, 32, 32)).activate().infer(images).argmax(axis=1)
+    bundle = write_bundle(tmp_path / "b", fields, {**graphs, "images.npy": images, "labels.npy": labels})
+
+    class Forgetful(LinearEngine):
+        def infer_impl(self, images):
+            self.seen.clear()
+            return super().infer_impl(images)
+
+    def opened(_):
+        return Target(Forgetful(weights, (1, 32, 32)), LinearGradient(weights, (1, 32, 32))).activate()
+
+    suite = replace(SUITE, chunk=50, steps=2, restarts=1, convergence_images=100, curve_images=100)
+    evaluate(bundle, suite, workers=1, limit=50, open_target=opened)
+    peaks = []
+    for limit in (250, 2000):
+        tracemalloc.start()
+        evaluate(bundle, suite, workers=1, limit=limit, open_target=opened)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] - peaks[0] < (2000 - 250) * 1024 / 2
 
 
 class TestRefusals:
