@@ -171,6 +171,14 @@ class TestOnnxRuntime:
         with pytest.raises(HardbitError, match="the session runs on Surprise"):
             open_engine(bundle)
 
+    def test_opening_an_engine_leaves_the_process_its_floating_point_mode(self, bundle):
+        code = (
+            "import sys, numpy as np; from hardbit_deploy.bundle import load_bundle;"
+            "from hardbit_deploy.engines import open_target; open_target(load_bundle(sys.argv[1]));"
+            "sys.exit(np.float32(1e-38) / np.float32(8) == 0)"
+        )
+        assert subprocess.run([sys.executable, "-c", code, str(bundle.path)], check=False).returncode == 0
+
     @pytest.mark.parametrize(
         ("shape", "batch"),
         [((1, 12, 12), 32), ((1, 28, 28), 16), ((3, 32, 32), 8), ((3, 64, 64), 2), ((3, 224, 224), 1)],

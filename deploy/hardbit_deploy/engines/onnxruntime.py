@@ -70,14 +70,17 @@ def default_batch(input_shape: tuple[int, int, int]) -> int:
 
 
 def session_options(threads: int) -> onnxruntime.SessionOptions:
-    """The one set of options under which engines are attacked, timed and proved."""
+    """The one set of options under which engines are attacked, timed and proved.
+
+    `session.set_denormal_as_zero` is left alone: it changes the floating-point mode of the thread that opens the first
+    session, for good, and with it whatever else that process computes, training among it. The attack graph's seeds are
+    free of scale, so that subnormal numbers are not met (measured: no difference on ResNet-20, logits times 1e-6).
+    """
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
-    # Gradients of confident networks are full of subnormal numbers, which slow a CPU several times.
-    options.add_session_config_entry("session.set_denormal_as_zero", "1")
     options.log_severity_level = 3
     return options
 
