@@ -175,7 +175,7 @@ class TestOnnxRuntime:
         code = (
             "import sys, numpy as np; from hardbit_deploy.bundle import load_bundle;"
             "from hardbit_deploy.engines import open_target; open_target(load_bundle(sys.argv[1]));"
-            "sys.exit(np.float32(1e-38) / np.float32(8) == 0)"
+            "sys.exit(int(np.float32(1e-38) / np.float32(8) == 0))"
         )
         assert subprocess.run([sys.executable, "-c", code, str(bundle.path)], check=False).returncode == 0
 
