@@ -33,7 +33,8 @@ class ChunkStore:
     def save(self, first: int, count: int, measured: Measurements) -> None:
         """Write the measurements of images `first` to `first + count - 1`, whole or not at all."""
         stream = io.BytesIO()
-        np.savez(stream, allow_pickle=False, **{"key": np.array(self.key)}, **measured)
+        # numpy before 2.1 would take allow_pickle for one more array: there is nothing to pickle in these.
+        np.savez(stream, **{"key": np.array(self.key)}, **measured)  # type: ignore[arg-type]
         content = stream.getvalue()
         write_atomically(self._path(first, count), hashlib.sha256(content).digest() + content)
 
