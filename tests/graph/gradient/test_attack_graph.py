@@ -87,6 +87,23 @@ def test_the_same_graph_is_built_every_time():
     assert one == other
 
 
+def test_a_network_may_use_the_names_of_our_inputs_and_outputs_for_itself():
+    plain, renamed = plain_cnn(4), plain_cnn(4)
+    names = {"image": "x", "logits": "gradient", "conv1.out": "loss", "conv1.weight": "logits", "fc1.bias": "onehot"}
+    names |= {"conv1.bias.scale": "engine_logits", "relu1.out": "image"}
+    for node in renamed.graph.node:
+        node.input[:] = [names.get(name, name) for name in node.input]
+        node.output[:] = [names.get(name, name) for name in node.output]
+    for value in [*renamed.graph.input, *renamed.graph.output, *renamed.graph.initializer]:
+        value.name = names.get(value.name, value.name)
+    onnx.checker.check_model(renamed)
+    feeds = feeds_for(plain, 4)
+    one, other = run(build_attack_graph(plain), feeds), run(build_attack_graph(renamed), feeds)
+    assert one.keys() == other.keys()
+    for name in one:
+        np.testing.assert_array_equal(one[name], other[name])
+
+
 def executed(model):
     """Operator types of the graph that ONNX Runtime runs."""
     options = ort.SessionOptions()

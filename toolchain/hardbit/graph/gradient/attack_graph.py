@@ -19,14 +19,15 @@ from onnx import TensorProto, helper, numpy_helper
 
 from hardbit.graph.gradient.forward import forward_from_bytes
 from hardbit.graph.gradient.losses import weighted_losses
-from hardbit.graph.gradient.primal import PrimalGraph, Shape, index_graph
+from hardbit.graph.gradient.primal import Shape, index_graph
 from hardbit.graph.gradient.rules import RULES
-from hardbit.graph.gradient.tape import OPSET, Cotangent, Tape, sweep
+from hardbit.graph.gradient.tape import OPSET, PREFIX, Cotangent, Tape, sweep
 from hardbit_deploy.errors import HardbitError
 
 __all__ = ["Masks", "build_attack_graph", "differentiate"]
 
 IR_VERSION = 10
+PUBLIC_NAMES = ("image", "onehot", "engine_logits", "loss_weights", "gradient", "logits", "loss")
 Masks = Literal["auto", "exact"]
 
 
@@ -38,17 +39,17 @@ def build_attack_graph(canonical: onnx.ModelProto, *, masks: Masks = "auto") -> 
     Raises UnsupportedOperator naming the node that has no gradient rule.
     """
     require_opset(canonical)
-    model, pixels = forward_from_bytes(canonical)
+    model, pixels = forward_from_bytes(with_free_names(canonical))
     graph = index_graph(model)
     if len(graph.outputs) != 1 or len(graph.shape(graph.outputs[0])) != 2:
         raise HardbitError("an attack needs a classifier: one output of shape (batch, classes)", where="graph outputs")
-    image, logits = graph.inputs[0], graph.outputs[0]
+    logits = graph.outputs[0]
     classes = int(graph.shape(logits)[1] or 0)
     tape = Tape(graph, exact=masks == "exact")
     losses = weighted_losses(tape, "engine_logits", "onehot", "loss_weights")
     gradient = sweep(tape, RULES, {logits: Cotangent(losses.seed)}, pixels)
     inputs = {
-        "image": (TensorProto.UINT8, graph.shape(image)),
+        "image": (TensorProto.UINT8, graph.shape("image")),
         "onehot": (TensorProto.FLOAT, (None, classes)),
         "engine_logits": (TensorProto.FLOAT, (None, classes)),
         "loss_weights": (TensorProto.FLOAT, (2,)),
@@ -58,7 +59,7 @@ def build_attack_graph(canonical: onnx.ModelProto, *, masks: Masks = "auto") -> 
         "logits": (logits, (None, classes)),
         "loss": (losses.loss, (None,)),
     }
-    return finish(tape, inputs, outputs, {image: "image"}, "attack")
+    return finish(tape, inputs, outputs, "attack")
 
 
 def differentiate(model: onnx.ModelProto, output: str, wrt: str, *, masks: Masks = "exact") -> onnx.ModelProto:
@@ -74,7 +75,24 @@ def differentiate(model: onnx.ModelProto, output: str, wrt: str, *, masks: Masks
     inputs = {name: (graph.dtypes[name], graph.shape(name)) for name in graph.inputs}
     inputs["grad_output"] = (TensorProto.FLOAT, graph.shape(output))
     outputs = {"gradient": (gradient, graph.shape(wrt)), output: (output, graph.shape(output))}
-    return finish(tape, inputs, outputs, {}, "vector_jacobian_product")
+    return finish(tape, inputs, outputs, "vector_jacobian_product")
+
+
+def with_free_names(canonical: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy whose input is called `image`, and in which only the output may be called like an output of ours."""
+    model = onnx.ModelProto()
+    model.CopyFrom(canonical)
+    constants = {tensor.name for tensor in model.graph.initializer}
+    inputs = [value.name for value in model.graph.input if value.name not in constants]
+    outputs = [value.name for value in model.graph.output]
+    names = {name: f"network/{name}" for name in PUBLIC_NAMES if outputs != [name] or name != "logits"}
+    names |= {inputs[0]: "image"} if len(inputs) == 1 else {}
+    for node in model.graph.node:
+        node.input[:] = [names.get(name, name) for name in node.input]
+        node.output[:] = [names.get(name, name) for name in node.output]
+    for value in [*model.graph.input, *model.graph.output, *model.graph.initializer]:
+        value.name = names.get(value.name, value.name)
+    return model
 
 
 def require_opset(model: onnx.ModelProto) -> None:
@@ -91,24 +109,21 @@ def finish(
     tape: Tape,
     inputs: dict[str, tuple[int, Shape]],
     outputs: dict[str, tuple[str, Shape]],
-    renamed: dict[str, str],
     name: str,
 ) -> onnx.ModelProto:
     """Assemble forward and reverse nodes that lead to `outputs` into a checked model."""
     aliases = [
-        helper.make_node("Identity", [tensor], [public], name=public)
+        helper.make_node("Identity", [tensor], [public], name=f"{PREFIX}output.{public}")
         for public, (tensor, _) in outputs.items()
         if public != tensor
     ]
     nodes = [*integer_parameters(tape), *tape.forward_nodes(), *tape.nodes, *aliases]
-    for node in nodes:
-        node.input[:] = [renamed.get(tensor, tensor) for tensor in node.input]
     nodes = live_nodes(nodes, set(outputs))
     read = {tensor for node in nodes for tensor in node.input} - {tensor for node in nodes for tensor in node.output}
+    constants = tape.graph.constants
     initializers = [
-        tape.initializers[tensor] if tensor in tape.initializers else initializer(tape.graph, tensor)
-        for tensor in sorted(read)
-        if tensor in tape.initializers or tensor in tape.graph.constants
+        tape.initializers[name] if name in tape.initializers else numpy_helper.from_array(constants[name], name)
+        for name in sorted(read & {*tape.initializers, *constants})
     ]
     proto = helper.make_graph(
         nodes,
@@ -154,10 +169,6 @@ def live_nodes(nodes: list[onnx.NodeProto], wanted: set[str]) -> list[onnx.NodeP
             wanted.update(node.input)
             kept.append(node)
     return kept[::-1]
-
-
-def initializer(graph: PrimalGraph, name: str) -> onnx.TensorProto:
-    return numpy_helper.from_array(graph.constants[name], name)
 
 
 def value_info(name: str, dtype: int, shape: Shape) -> onnx.ValueInfoProto:

@@ -24,10 +24,10 @@ from hardbit.graph.gradient.errors import UnsupportedOperator, node_label
 from hardbit.graph.gradient.intervals import Interval, value_intervals
 from hardbit.graph.gradient.primal import PrimalGraph, Shape
 
-__all__ = ["OPSET", "Cotangent", "Rule", "Tape", "sweep"]
+__all__ = ["OPSET", "PREFIX", "Cotangent", "Rule", "Tape", "sweep"]
 
 OPSET = 18
-PREFIX = "gradient/"
+PREFIX = "gradient/"  # of every name that is written here
 
 
 @dataclass(frozen=True)

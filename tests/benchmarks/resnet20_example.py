@@ -1,0 +1,47 @@
+"""ResNet-20 in every form that the benchmarks compare: float, Brevitas twin, INT8 engine and attack graph."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from hardbit import nets
+from hardbit.graph.export import export_canonical
+from hardbit.graph.gradient import build_attack_graph
+from hardbit.quantize import freeze
+from hardbit.targets import lower
+from quantized_examples import calibrated, random_images
+
+INPUT_SHAPE = (3, 32, 32)
+CLASSES = 10
+
+
+@dataclass(frozen=True)
+class Forms:
+    """`floating` and `twin` take centred float images; the two files take bytes."""
+
+    floating: nn.Module
+    twin: nn.Module
+    engine: Path
+    attack: Path
+    images: NDArray[np.uint8]
+
+
+def resnet20_forms(bits: int, folder: Path, count: int) -> Forms:
+    """Random weights, scales calibrated, at one width throughout (8-bit first and last layer), with `count` images."""
+    torch.manual_seed(0)
+    floating = nets.build("resnet20", classes=CLASSES).eval()
+    twin = freeze(calibrated("resnet20", bits)).eval()
+    for module in (floating, twin):
+        module.requires_grad_(False)
+    canonical = export_canonical(twin, INPUT_SHAPE)
+    engine, attack = folder / f"engine{bits}.onnx", folder / f"attack{bits}.onnx"
+    onnx.save(lower(canonical, "onnxruntime"), engine)
+    onnx.save(build_attack_graph(canonical), attack)
+    return Forms(floating, twin, engine, attack, random_images(count, INPUT_SHAPE))
