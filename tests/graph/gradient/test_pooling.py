@@ -80,6 +80,14 @@ def test_average_pooling(examples):
 
 
 @pytest.mark.parametrize("operator", ["MaxPool", "AveragePool"])
+def test_windows_that_would_tile_the_image_but_are_shifted_by_padding(operator):
+    case = PoolCase((2, 2), (2, 2), (1, 1, 0, 0), (6, 6))
+    node = helper.make_node(operator, ["x"], ["y"], **case.options())
+    by_hand = max_pool if operator == "MaxPool" else average_pool
+    check_rule([node], case.image(), lambda x: by_hand([x], case.options()))
+
+
+@pytest.mark.parametrize("operator", ["MaxPool", "AveragePool"])
 def test_automatic_padding(operator):
     x = PoolCase((3, 3), (2, 2), (0, 0, 0, 0), (8, 8)).image()
     node = helper.make_node(operator, ["x"], ["y"], kernel_shape=[3, 3], strides=[2, 2], auto_pad="SAME_UPPER")

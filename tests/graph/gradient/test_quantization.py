@@ -74,6 +74,47 @@ def test_masks_from_codes_differ_on_the_outermost_codes_only(relu):
     np.testing.assert_array_equal(coarse[outermost], 0)
 
 
+def test_codes_with_zero_in_their_middle_do_not_carry_the_mask_of_a_relu():
+    x = (np.arange(-600, 600) / 2 * SCALE).astype(np.float32)[None]
+    nodes, constants = quantizer(np.int8, 0, relu=True)
+    model = one_operator(nodes, x, x.shape, constants)
+    result = run(differentiate(model, "y", "x", masks="auto"), {"x": x, "grad_output": np.ones_like(x)})
+    np.testing.assert_array_equal(result["gradient"], (x > 0) & (np.round(x / SCALE) < 127))
+
+
+@pytest.mark.parametrize("edge", [127.5, -128.5])
+def test_values_that_end_exactly_on_an_edge(edge):
+    """Rounding half to even takes 127.5 out of the range of int8, and -128.5 into it."""
+    x = (np.arange(-600, 600) / 4 * SCALE).astype(np.float32)[None]
+    nodes, constants = quantizer(np.int8, 0)
+    nodes[0].input[0] = "clipped"
+    bounds = ["x", "", "edge"] if edge > 0 else ["x", "edge", ""]
+    nodes.insert(0, helper.make_node("Clip", bounds, ["clipped"], name="clip"))
+    model = one_operator(nodes, x, x.shape, constants | {"edge": np.float32(edge * SCALE)})
+    inside = x / SCALE <= edge if edge > 0 else x / SCALE >= edge
+    codes = np.round(np.minimum(x / SCALE, edge) if edge > 0 else np.maximum(x / SCALE, edge))
+    result = run(differentiate(model, "y", "x"), {"x": x, "grad_output": np.ones_like(x)})
+    np.testing.assert_array_equal(result["gradient"], inside & (codes >= -128) & (codes <= 127))
+
+
+@pytest.mark.parametrize("pads", [(0, 0, 0, 0), (1, 1, 1, 1)])
+def test_averages_of_both_signs_still_saturate(pads):
+    """What is known of a pool's output comes from its input: here nothing, so both edges need their mask."""
+    x = (np.random.default_rng(0).standard_normal((4, 2, 8, 8)) * 200 * SCALE).astype(np.float32)
+    nodes, constants = quantizer(np.int8, 0)
+    nodes[0].input[0] = "pooled"
+    options = {"kernel_shape": (2, 2), "strides": (2, 2), "pads": pads}
+    nodes.insert(0, helper.make_node("AveragePool", ["x"], ["pooled"], name="pool", **options))
+    image = torch.from_numpy(x).double().requires_grad_()
+    size = 4 if pads[0] == 0 else 5
+    model = one_operator(nodes, x, (4, 2, size, size), constants)
+    y = evaluate(model, {"x": image})["y"]
+    (expected,) = torch.autograd.grad(y.sum(), image)
+    result = run(differentiate(model, "y", "x"), {"x": x, "grad_output": np.ones(y.shape, np.float32)})
+    assert 0 < (expected == 0).double().mean() < 1
+    assert relative_error(result["gradient"], expected.numpy()) < 1e-6
+
+
 @pytest.mark.parametrize("bits", [7, 4, 2])
 def test_masks_from_codes_are_not_taken_below_eight_bits(bits):
     nodes, constants = quantizer(np.uint8, 0, 0, 2**bits - 1, relu=True)

@@ -34,10 +34,6 @@ class Window:
     def extent(self, axis: int) -> int:
         return self.dilations[axis] * (self.kernel[axis] - 1) + 1
 
-    def positions(self, axis: int, size: int) -> int:
-        """Number of outputs along an axis of `size` inputs."""
-        return (size + self.before[axis] + self.after[axis] - self.extent(axis)) // self.strides[axis] + 1
-
 
 def conv(tape: Tape, node: onnx.NodeProto, cotangent: Cotangent) -> list[Cotangent | None]:
     weights = tape.graph.constant(node, 1)
@@ -47,7 +43,7 @@ def conv(tape: Tape, node: onnx.NodeProto, cotangent: Cotangent) -> list[Cotange
     window = spatial_window(node, source, weights.shape[2:])
     tensor = tape.dense(cotangent, target)
     group = attributes(node).get("group", 1)
-    return [Cotangent(adjoint_of_correlation(tape, tensor, weights, window, group, source, target)), None, None]
+    return [Cotangent(adjoint_of_correlation(tape, tensor, weights, window, group, source)), None, None]
 
 
 def spatial_window(node: onnx.NodeProto, source: Shape, kernel: tuple[int, ...]) -> Window:
@@ -78,23 +74,16 @@ def adjoint_of_correlation(
     window: Window,
     group: int,
     source: Shape,
-    target: Shape,
 ) -> str:
     """Cotangent of the input (shape `source`) of a correlation with `weights` (out, in / group, rows, columns)."""
-    sizes = [(int(source[axis + 2] or 0), int(target[axis + 2] or 0)) for axis in range(2)]
     before = [window.extent(axis) - 1 - window.before[axis] for axis in range(2)]
-    # The flipped kernel must put back every input, also the rows that the last stride did not reach.
-    after = [sizes[axis][0] - sizes[axis][1] + window.extent(axis) - 1 - before[axis] for axis in range(2)]
+    after = [window.extent(axis) - 1 - window.after[axis] for axis in range(2)]
     kernel = {"kernel_shape": list(window.kernel), "dilations": list(window.dilations), "group": group}
     blocked = (source[1] or 0) // group >= MIN_BLOCKED_CHANNELS
     if window.strides == (1, 1) and min(before + after) >= 0 and blocked:
         flipped = tape.constant(exchange_channels(weights, group)[:, :, ::-1, ::-1])
         return tape.emit("Conv", [tensor, flipped], pads=before + after, **kernel)
-    unreached = [
-        sizes[axis][0] + window.before[axis] + window.after[axis] - window.extent(axis)
-        - (sizes[axis][1] - 1) * window.strides[axis]
-        for axis in range(2)
-    ]  # fmt: skip
+    unreached = [beyond_last_window(window, axis, int(source[axis + 2] or 0)) for axis in range(2)]
     return tape.emit(
         "ConvTranspose",
         [tensor, tape.constant(weights)],
@@ -103,6 +92,11 @@ def adjoint_of_correlation(
         output_padding=unreached,
         **kernel,
     )
+
+
+def beyond_last_window(window: Window, axis: int, size: int) -> int:
+    """Inputs (padding included) behind the last window, which the stride did not reach."""
+    return (size + window.before[axis] + window.after[axis] - window.extent(axis)) % window.strides[axis]
 
 
 def exchange_channels(weights: NDArray[Any], group: int) -> NDArray[Any]:

@@ -52,7 +52,7 @@ def average_pool(tape: Tape, node: onnx.NodeProto, cotangent: Cotangent) -> list
         tiled = tape.emit("Expand", [spread, tape.integers([1, 1, 1, window.kernel[0], 1, window.kernel[1]])])
         return [Cotangent(tape.reshape(tiled, source))]
     ones = np.ones((channels, 1, *window.kernel), np.float32)
-    return [Cotangent(adjoint_of_correlation(tape, tensor, ones, window, channels, source, target))]
+    return [Cotangent(adjoint_of_correlation(tape, tensor, ones, window, channels, source))]
 
 
 def global_average_pool(tape: Tape, node: onnx.NodeProto, cotangent: Cotangent) -> list[Cotangent | None]:
