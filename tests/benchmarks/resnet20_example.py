@@ -36,7 +36,7 @@ class Forms:
 def resnet20_forms(bits: int, folder: Path, count: int) -> Forms:
     """Random weights, scales calibrated, at one width throughout (8-bit first and last layer), with `count` images."""
     torch.manual_seed(0)
-    floating = nets.build("resnet20", classes=CLASSES).eval()
+    floating = nets.build("resnet20").eval()
     twin = freeze(calibrated("resnet20", bits)).eval()
     for module in (floating, twin):
         module.requires_grad_(False)
@@ -45,3 +45,8 @@ def resnet20_forms(bits: int, folder: Path, count: int) -> Forms:
     onnx.save(lower(canonical, "onnxruntime"), engine)
     onnx.save(build_attack_graph(canonical), attack)
     return Forms(floating, twin, engine, attack, random_images(count, INPUT_SHAPE))
+
+
+def resnet20_canonical(bits: int) -> onnx.ModelProto:
+    """The canonical graph of the same network."""
+    return export_canonical(freeze(calibrated("resnet20", bits)).eval(), INPUT_SHAPE)
