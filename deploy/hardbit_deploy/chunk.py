@@ -9,6 +9,7 @@ Boundary: measures, never judges, and knows nothing of files or of other chunks.
 
 from __future__ import annotations
 
+import functools
 import math
 import time
 from collections.abc import Callable
@@ -28,6 +29,7 @@ __all__ = ["MAX_EXAMPLES", "Chunk", "Measurements", "curve_radii_255", "measure_
 MAX_EXAMPLES = 12
 EXAMPLE_IMAGES = 512  # pictures to look at come from the first so many, so that their number does not grow
 Measurements = dict[str, NDArray[Any]]
+_Climb = Callable[..., AttackOutcome]  # pgd through one target
 Report = Callable[[int, str], None]  # image-steps done since the last call, and what is being done
 
 
@@ -71,6 +73,7 @@ def measure_chunk(
     """Clean pass, agreement, attacks, alarms. The keys are:
 
     `index`, `label` int64 (n,), `clean`, `survived/<attack>`, `worst_case` bool (n,); `seconds/<attack>` float64 ();
+    `same_bits` bool (n,), whether the attack graph's logits stood for the engine's within PGD;
     `agreement/<name>` float64 (images, label flips, largest difference); `logits`, `feasible`, `determinism`,
     `gradients/<case>`, `converged` int64 counts; `curve` bool (radii, m); `examples/...` for up to 12 images.
     """
@@ -84,13 +87,16 @@ def measure_chunk(
     _measure_determinism(target, chunk, suite, measured)
     report(len(chunk.images), "clean")
 
-    best = _attack(target, chunk, clean_logits, threat_model, suite, measured, report)
+    same_bits = _measure_agreement(target, chunk, clean_logits, measured)
+    measured["same_bits"] = np.full(len(clean), same_bits)
+    climb = functools.partial(pgd, target.engine, target.gradient, same_bits=same_bits)
+    best = _attack(target, climb, chunk, clean_logits, threat_model, suite, measured, report)
     measured["worst_case"] = best.survived
-    _measure_agreement(target, chunk, clean_logits, best.adversarial, clean, measured)
+    _compare_attacked(target, best.adversarial[clean], measured)
     _measure_feasibility(target, chunk, threat_model, best, clean, measured)
     _measure_gradients(target, chunk, threat_model, suite, clean_logits, clean, measured)
-    _measure_curve(target, chunk, threat_model, suite, clean, measured, report)
-    _measure_convergence(target, chunk, threat_model, suite, best.survived, measured, report)
+    _measure_curve(climb, chunk, threat_model, suite, clean, measured, report)
+    _measure_convergence(climb, chunk, threat_model, suite, best.survived, measured, report)
     _pick_examples(chunk, clean_logits, clean, best, measured)
     return {name: np.asarray(value) for name, value in measured.items()}
 
@@ -120,6 +126,7 @@ class _WorstCase:
 
 def _attack(
     target: Target,
+    climb: _Climb,
     chunk: Chunk,
     clean_logits: NDArray[np.float32],
     threat_model: ThreatModel,
@@ -156,9 +163,7 @@ def _attack(
     for loss in suite.losses:
 
         def attack(loss: str = loss) -> AttackOutcome:
-            return pgd(
-                engine,
-                gradient,
+            return climb(
                 images,
                 labels,
                 threat_model,
@@ -193,31 +198,35 @@ def _measure_determinism(target: Target, chunk: Chunk, suite: Suite, measured: M
     measured["determinism"] = np.array([changed.sum(), len(images)], np.int64)
 
 
-def _measure_agreement(
-    target: Target,
-    chunk: Chunk,
-    clean_logits: NDArray[np.float32],
-    adversarial: NDArray[np.uint8],
-    clean: NDArray[np.bool_],
-    measured: Measurements,
-) -> None:
-    """Adversarial images are those of images that were right: only these have been attacked."""
-
-    def compare(name: str, engine: NDArray[np.float32], other: NDArray[np.float32]) -> None:
-        flips = np.count_nonzero(engine.argmax(axis=1) != other.argmax(axis=1))
-        # Where both overflow alike, inf - inf is NaN: an unknown difference must not pass for a small one.
-        with np.errstate(invalid="ignore", over="ignore"):
-            difference = np.abs(engine - other).max(initial=0)
-        largest = float(difference) if np.isfinite(difference) else float(np.finfo(np.float32).max)
-        measured[f"agreement/{name}"] = np.array([len(engine), flips, largest], np.float64)
-
+def _measure_agreement(target: Target, chunk: Chunk, clean_logits: NDArray[np.float32], measured: Measurements) -> bool:
+    """The engine against its twins, before any attack. True if the attack graph gave its very bits on every image:
+    the clean ones, and those that were made adversarial for the twin."""
+    own = target.gradient.logits(chunk.images)
+    measured["agreement/attack_graph_clean"] = _difference(clean_logits, own)
+    same_bits = np.array_equal(clean_logits, own)
     if chunk.twin_clean_logits is not None:
-        compare("twin_clean", clean_logits, chunk.twin_clean_logits)
+        measured["agreement/twin_clean"] = _difference(clean_logits, chunk.twin_clean_logits)
     if chunk.twin_adversarial_images is not None and chunk.twin_adversarial_logits is not None:
-        compare("twin_adversarial", target.engine.infer(chunk.twin_adversarial_images), chunk.twin_adversarial_logits)
-    compare("attack_graph_clean", clean_logits, target.gradient.logits(chunk.images))
-    attacked = np.ascontiguousarray(adversarial[clean])
-    compare("attack_graph_adversarial", target.engine.infer(attacked), target.gradient.logits(attacked))
+        logits = target.engine.infer(chunk.twin_adversarial_images)
+        measured["agreement/twin_adversarial"] = _difference(logits, chunk.twin_adversarial_logits)
+        same_bits = same_bits and np.array_equal(logits, target.gradient.logits(chunk.twin_adversarial_images))
+    return same_bits
+
+
+def _compare_attacked(target: Target, adversarial: NDArray[np.uint8], measured: Measurements) -> None:
+    """On what the attacks found for images that were right: only these have been attacked."""
+    logits, own = target.engine.infer(adversarial), target.gradient.logits(adversarial)
+    measured["agreement/attack_graph_adversarial"] = _difference(logits, own)
+
+
+def _difference(engine: NDArray[np.float32], other: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Images, label flips, largest |logit difference|."""
+    flips = np.count_nonzero(engine.argmax(axis=1) != other.argmax(axis=1))
+    # Where both overflow alike, inf - inf is NaN: an unknown difference must not pass for a small one.
+    with np.errstate(invalid="ignore", over="ignore"):
+        difference = np.abs(engine - other).max(initial=0)
+    largest = float(difference) if np.isfinite(difference) else float(np.finfo(np.float32).max)
+    return np.array([len(engine), flips, largest], np.float64)
 
 
 def _measure_feasibility(
@@ -265,7 +274,7 @@ def _measure_gradients(
 
 
 def _measure_curve(
-    target: Target,
+    climb: _Climb,
     chunk: Chunk,
     threat_model: ThreatModel,
     suite: Suite,
@@ -279,9 +288,7 @@ def _measure_curve(
     radii = curve_radii_255(suite, threat_model, math.prod(chunk.images.shape[1:]))
     survived = np.zeros((len(radii), count), np.bool_)
     for row, radius in enumerate(radii):
-        outcome = pgd(
-            target.engine,
-            target.gradient,
+        outcome = climb(
             chunk.images[rows],
             chunk.labels[rows],
             threat_model.at(radius),
@@ -296,7 +303,7 @@ def _measure_curve(
 
 
 def _measure_convergence(
-    target: Target,
+    climb: _Climb,
     chunk: Chunk,
     threat_model: ThreatModel,
     suite: Suite,
@@ -310,9 +317,7 @@ def _measure_convergence(
     fell = {"steps": np.zeros(len(rows), np.bool_), "restart": np.zeros(len(rows), np.bool_)}
     for loss in suite.losses:
         for what, steps, restart in (("steps", 2 * suite.steps, 0), ("restart", suite.steps, suite.restarts)):
-            outcome = pgd(
-                target.engine,
-                target.gradient,
+            outcome = climb(
                 chunk.images[rows],
                 chunk.labels[rows],
                 threat_model,

@@ -39,7 +39,7 @@ Progress = Callable[[str, int, int], None]
 
 _CHUNK_BYTES = 128 << 20
 _BYTES_PER_VALUE = 24  # what a running attack holds for every pixel value: bytes, shadow, bounds, gradient
-_METHOD = 1  # raise when measurements of one chunk change their meaning, so that old ones are not resumed from
+_METHOD = 2  # raise when measurements of one chunk change their meaning, so that old ones are not resumed from
 
 
 @dataclass(frozen=True)

@@ -108,6 +108,11 @@ def _agreement_row(name: str, totals: _Totals) -> dict[str, Any]:
 
 def _attack_rows(totals: _Totals, suite: Suite, threat_model: ThreatModel) -> list[dict[str, Any]]:
     ball = threat_model.to_document()
+    same_bits = totals.record("same_bits")
+    logits = "engine"
+    if same_bits.any():
+        logits = "attack graph" if same_bits.all() else f"attack graph for {np.count_nonzero(same_bits)} images"
+        logits += ", the engine's bits; falls and last iterates judged by the engine"
     rows = [_attack_row(totals, "clean", "clean", {})]
     one_step = {**ball, "steps": 1, "step_255": threat_model.eps_255, "start": "image", "loss": suite.losses[0]}
     rows.append(_attack_row(totals, "fgsm", "survived/fgsm", one_step))
@@ -121,6 +126,7 @@ def _attack_rows(totals: _Totals, suite: Suite, threat_model: ThreatModel) -> li
             "start": "random",
             "seed": suite.seed,
             "loss": loss,
+            "step_logits": logits,
         }
         rows.append(_attack_row(totals, name, f"survived/{name}", settings))
     worst = _attack_row(totals, "worst_case", "worst_case", ball)

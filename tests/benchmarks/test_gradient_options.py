@@ -163,6 +163,7 @@ def test_masks_and_micro_batches_of_whole_attack_graphs(capsys: pytest.CaptureFi
     rows = {
         "onehot": np.eye(CLASSES, dtype=np.float32)[rng.integers(0, CLASSES, 32)],
         "engine_logits": rng.standard_normal((32, CLASSES)).astype(np.float32),
+        "own_logits": np.array(False),
         "image": images,
     }
     contenders: dict[str, Callable[[], object]] = {}

@@ -294,3 +294,53 @@ def test_a_threat_model_refuses_what_it_does_not_know():
         ThreatModel("l1", 3.0)
     with pytest.raises(HardbitError, match="eps_255"):
         ThreatModel("linf", float("nan"))
+
+
+class TestOneRunForTwo:
+    """Where the attack graph computes the engine's bits, its logits may stand for the engine's; the engine decides."""
+
+    @pytest.mark.parametrize("norm", ["linf", "l2"])
+    @pytest.mark.parametrize("loss", ["cross_entropy", "margin"])
+    def test_a_real_engine_loses_the_same_images_to_the_same_bytes(self, tmp_path, norm, loss):
+        bundle = build_bundle(tmp_path / "b", count=60)
+        images = np.array(bundle.images)
+        model = ThreatModel(norm, {"linf": 4.0, "l2": 60.0}[norm])
+        with open_target(bundle) as target:
+            labels = labels_of(target, images)
+            assert np.array_equal(target.engine.infer(images), target.gradient.logits(images))
+            slow, fast = (
+                pgd(
+                    target.engine, target.gradient, images, labels, model,
+                    steps=8, restarts=2, loss=loss, same_bits=same_bits,
+                )
+                for same_bits in (False, True)
+            )  # fmt: skip
+        for name in ("adversarial", "survived", "logits", "margin"):
+            np.testing.assert_array_equal(getattr(slow, name), getattr(fast, name))
+        assert 0 < slow.survived.sum() < 60
+
+    def test_a_graph_that_sees_images_fall_is_not_believed(self):
+        base = linear_target(classes=4, input_shape=SHAPE, seed=6)
+        images = images_of(50, seed=6)
+        labels = labels_of(base, images)
+
+        class Alarmist(LinearGradient):
+            def logits_impl(self, images):
+                return -super().logits_impl(images)
+
+        gradient = Alarmist(base.gradient.weights, SHAPE).activate()
+        outcome = pgd(base.engine, gradient, images, labels, ThreatModel("linf", 1.0), steps=4, same_bits=True)
+        again = linear_logits(base.engine.weights, outcome.adversarial).argmax(axis=1)
+        np.testing.assert_array_equal(again == labels, outcome.survived)
+        assert outcome.survived.sum() > 25
+
+    def test_the_engine_is_asked_about_falls_and_last_iterates_only(self):
+        target = linear_target(classes=4, input_shape=SHAPE, seed=6)
+        images = images_of(50, seed=6)
+        labels = labels_of(target, images)
+        target.engine.seen.clear()
+        outcome = pgd(target.engine, target.gradient, images, labels, ThreatModel("linf", 3.0), steps=9, same_bits=True)
+        asked = sum(len(batch) for batch in target.engine.seen)
+        fell = np.count_nonzero(~outcome.survived)
+        assert 0 < fell < 50
+        assert outcome.survived.sum() <= asked <= 50 + fell

@@ -399,3 +399,29 @@ class TestPlantedFaults:
         monkeypatch.setattr(chunks, "pgd", cheating)
         raised = self.raised(fashioned, lambda w: Target(LinearEngine(w, SHAPE), LinearGradient(w, SHAPE)))
         assert raised == {"feasible"}
+
+
+class TestOneRunForTwo:
+    """The attack graph's logits stand for the engine's only where they were seen to be the same, chunk by chunk."""
+
+    def test_counts_are_those_of_two_runs_and_the_result_says_which_it_was(self, tmp_path, monkeypatch):
+        bundle = build_bundle(tmp_path / "b", count=60)
+        fast = evaluate(bundle, SUITE, workers=1)
+        monkeypatch.setattr(chunks, "pgd", lambda *args, same_bits, **settings: pgd(*args, **settings))
+        slow = evaluate(bundle, SUITE, workers=1)
+        assert fast.records["same_bits"].all()
+        for name, record in slow.records.items():
+            np.testing.assert_array_equal(record, fast.records[name], err_msg=name)
+        assert "the engine's bits" in fast.attacks[2]["settings"]["step_logits"]
+
+    def test_one_bit_off_and_every_step_asks_the_engine(self, tmp_path):
+        class Shifted(LinearEngine):
+            def infer_impl(self, images):
+                return np.nextafter(super().infer_impl(images), np.float32(np.inf))
+
+        weights = np.random.default_rng(0).normal(size=(10, 144))
+        bundle = build_bundle(tmp_path / "b", count=40, with_twin=False)
+        target = Target(Shifted(weights, SHAPE), LinearGradient(weights, SHAPE))
+        evaluation = evaluate(bundle, SUITE, workers=1, open_target=lambda _: target.activate())
+        assert not evaluation.records["same_bits"].any()
+        assert evaluation.attacks[2]["settings"]["step_logits"] == "engine"

@@ -115,6 +115,26 @@ class Gradient(_Activated):
         gradient = self.gradient_impl(checked, labels, engine_logits, loss)
         return self._checked_result("a gradient", gradient, checked.shape)
 
+    def ascend(
+        self, images: NDArray[np.uint8], labels: NDArray[np.int64], loss: str
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Own logits (n, classes) and the gradient of the loss at them, float32 like `images`, in one run.
+
+        Stands for `Engine.infer` followed by `gradient` wherever `logits` has been seen to give the engine's very bits.
+        Raises as `gradient` does.
+        """
+        checked = self._checked_images(images)
+        count = len(checked)
+        if labels.shape != (count,):
+            raise ValueError(f"{count} images with labels {labels.shape}")
+        if not count:
+            return np.zeros((0, self.classes), np.float32), np.zeros(checked.shape, np.float32)
+        logits, gradient = self.ascend_impl(checked, labels, loss)
+        return (
+            self._checked_result("logits", logits, (count, self.classes)),
+            self._checked_result("a gradient", gradient, checked.shape),
+        )
+
     def logits(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """The attack graph's own forward pass, float32 (n, classes): what the engine is compared with."""
         checked = self._checked_images(images)
@@ -130,6 +150,13 @@ class Gradient(_Activated):
         engine_logits: NDArray[np.float32],
         loss: str,
     ) -> NDArray[np.float32]: ...
+
+    def ascend_impl(
+        self, images: NDArray[np.uint8], labels: NDArray[np.int64], loss: str
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """In two runs, for a back end that cannot do it in one."""
+        logits = self.logits_impl(images)
+        return logits, self.gradient_impl(images, labels, logits, loss)
 
     @abstractmethod
     def logits_impl(self, images: NDArray[np.uint8]) -> NDArray[np.float32]: ...

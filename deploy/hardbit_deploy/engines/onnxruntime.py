@@ -137,7 +137,10 @@ class OnnxRuntimeEngine(Engine):
 
 
 class OnnxRuntimeGradient(Gradient):
-    """Attack graph: inputs `image`, `onehot`, `engine_logits`, `loss_weights`; outputs `gradient` and `logits`."""
+    """Attack graph.
+
+    Inputs `image`, `onehot`, `engine_logits`, `own_logits`, `loss_weights`; outputs `gradient` and `logits`.
+    """
 
     def __init__(
         self,
@@ -159,7 +162,12 @@ class OnnxRuntimeGradient(Gradient):
     def activate_impl(self) -> None:
         session = open_session(self._path, session_options(self._threads))
         inputs = dict.fromkeys(("onehot", "engine_logits", "loss_weights"), "tensor(float)")
-        _require_signature(session, self._path, {"image": "tensor(uint8)", **inputs}, ("gradient", "logits"))
+        _require_signature(
+            session,
+            self._path,
+            {"image": "tensor(uint8)", "own_logits": "tensor(bool)", **inputs},
+            ("gradient", "logits"),
+        )
         self._session = session
 
     def deactivate_impl(self) -> None:
@@ -172,33 +180,43 @@ class OnnxRuntimeGradient(Gradient):
         engine_logits: NDArray[np.float32],
         loss: str,
     ) -> NDArray[np.float32]:
-        if loss not in self._loss_weights:
-            raise ValueError(f"loss {loss!r} is not one of {', '.join(self._loss_weights)}")
-        return self._run("gradient", images, self._onehot[labels], engine_logits, loss)
+        return self._run(["gradient"], images, self._onehot[labels], engine_logits, loss)[0]
+
+    def ascend_impl(
+        self, images: NDArray[np.uint8], labels: NDArray[np.int64], loss: str
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        logits, gradient = self._run(["logits", "gradient"], images, self._onehot[labels], None, loss)
+        return logits, gradient
 
     def logits_impl(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         nothing = np.zeros((len(images), self.classes), np.float32)
-        return self._run("logits", images, nothing, nothing, LOSSES[0])
+        return self._run(["logits"], images, nothing, nothing, LOSSES[0])[0]
 
     def _run(
         self,
-        output: str,
+        outputs: list[str],
         images: NDArray[np.uint8],
         onehot: NDArray[np.float32],
-        logits: NDArray[np.float32],
+        logits: NDArray[np.float32] | None,
         loss: str,
-    ) -> NDArray[np.float32]:
+    ) -> list[NDArray[np.float32]]:
+        """`logits` are the engine's, None for the graph's own."""
+        if loss not in self._loss_weights:
+            raise ValueError(f"loss {loss!r} is not one of {', '.join(self._loss_weights)}")
         run, weights = _active(self._session).run, self._loss_weights[loss]
+        own = np.asarray(logits is None)
+        given = onehot if logits is None else logits  # any finite values, where the graph's own are taken
         parts = []
         for part in _micro_batches(len(images), self._batch):
             feed = {
                 "image": images[part],
                 "onehot": onehot[part],
-                "engine_logits": logits[part],
+                "engine_logits": given[part],
+                "own_logits": own,
                 "loss_weights": weights,
             }
-            parts.append(run([output], feed)[0])
-        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+            parts.append(run(outputs, feed))
+        return parts[0] if len(parts) == 1 else [np.concatenate(column) for column in zip(*parts, strict=True)]
 
 
 def _micro_batches(images: int, batch: int) -> list[slice]:

@@ -23,6 +23,7 @@ def feeds_for(model, batch, seed=0):
         "image": rng.integers(0, 256, (batch, *shape)).astype(np.uint8),
         "onehot": np.eye(10, dtype=np.float32)[rng.integers(0, 10, batch)],
         "engine_logits": rng.standard_normal((batch, 10)).astype(np.float32),
+        "own_logits": np.array(False),
         "loss_weights": np.array([1, 0], np.float32),
     }
 
@@ -40,6 +41,7 @@ def test_inputs_and_outputs_are_those_that_a_board_expects():
         "image": (TensorProto.UINT8, ["batch", 3, 16, 16]),
         "onehot": (TensorProto.FLOAT, ["batch", 10]),
         "engine_logits": (TensorProto.FLOAT, ["batch", 10]),
+        "own_logits": (TensorProto.BOOL, []),
         "loss_weights": (TensorProto.FLOAT, [2]),
         "gradient": (TensorProto.FLOAT, ["batch", 3, 16, 16]),
         "logits": (TensorProto.FLOAT, ["batch", 10]),
@@ -61,7 +63,7 @@ def test_an_image_has_the_same_gradient_in_every_batch(example):
     graph, feeds = build_attack_graph(model), feeds_for(model, 7)
     together = run(graph, feeds)
     for row in range(7):
-        alone = run(graph, {name: v if name == "loss_weights" else v[row : row + 1] for name, v in feeds.items()})
+        alone = run(graph, {name: v[row : row + 1] if len(v.shape) > 1 else v for name, v in feeds.items()})
         for name in ("gradient", "logits", "loss"):
             np.testing.assert_allclose(alone[name][0], together[name][row], rtol=1e-5, atol=1e-6)
 

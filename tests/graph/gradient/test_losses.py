@@ -113,7 +113,13 @@ def test_the_gradient_follows_logits_from_outside_not_its_own(weights):
     gradients = []
     for seed in range(2):
         outside = np.random.default_rng(seed).standard_normal((8, CLASSES)).astype(np.float32)
-        feeds = {"image": pixels, "onehot": onehot, "engine_logits": outside, "loss_weights": weights}
+        feeds = {
+            "image": pixels,
+            "onehot": onehot,
+            "engine_logits": outside,
+            "own_logits": np.array(False),
+            "loss_weights": weights,
+        }
         result = run(graph, feeds)
         z = torch.from_numpy(outside).double()
         others = z.masked_fill(torch.from_numpy(onehot) > 0, -torch.inf)

@@ -132,7 +132,7 @@ def attack(model: onnx.ModelProto, masks: str, seed: int = 0, batch: int = 32):
     pixels = rng.integers(0, 256, (batch, *shape)).astype(np.uint8)
     onehot = np.eye(10, dtype=np.float32)[rng.integers(0, 10, batch)]
     engine_logits = rng.standard_normal((batch, 10)).astype(np.float32)
-    feeds = {"image": pixels, "onehot": onehot, "engine_logits": engine_logits}
+    feeds = {"image": pixels, "onehot": onehot, "engine_logits": engine_logits, "own_logits": np.array(False)}
     graph = build_attack_graph(model, masks=masks)
     result = run(graph, feeds | {"loss_weights": np.array([1, 0], np.float32)})
 

@@ -1,13 +1,15 @@
 """The attack graph: an ONNX model of input gradient, logits and loss, made of a classifier's graph.
 
 Inputs: `image` uint8 (batch, channels, height, width); `onehot` float32 (batch, classes); `engine_logits` float32
-(batch, classes), the deployed engine's answer to the same bytes; `loss_weights` float32 (2,), those of cross-entropy
-and margin. Outputs: `gradient` float32 of the shape of `image`, the derivative of the loss by the network's float
-input, straight through its quantizers; `logits` float32 (batch, classes), this graph's own forward pass; `loss`
-float32 (batch,).
+(batch, classes), the deployed engine's answer to the same bytes; `own_logits` bool (), which takes this graph's own
+logits in their place; `loss_weights` float32 (2,), those of cross-entropy and margin.
 
-The backward pass starts from the engine's logits and reads this graph's own activations. Only standard operators of
-opset 18 are written, and the batch is dynamic.
+Outputs: `gradient` float32 of the shape of `image`, the derivative of the loss by the network's float input, straight
+through its quantizers; `logits` float32 (batch, classes), this graph's own forward pass; `loss` float32 (batch,).
+
+The backward pass starts from the engine's logits and reads this graph's own activations. Where both compute the same
+bits, `own_logits` saves a step the engine's run: one pass gives logits and gradient. Only standard operators of opset
+18 are written, and the batch is dynamic.
 """
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ from hardbit_deploy.errors import HardbitError
 __all__ = ["Masks", "build_attack_graph", "differentiate"]
 
 IR_VERSION = 10
-PUBLIC_NAMES = ("image", "onehot", "engine_logits", "loss_weights", "gradient", "logits", "loss")
+PUBLIC_NAMES = ("image", "onehot", "engine_logits", "own_logits", "loss_weights", "gradient", "logits", "loss")
 Masks = Literal["auto", "exact"]
 
 
@@ -46,12 +48,14 @@ def build_attack_graph(canonical: onnx.ModelProto, *, masks: Masks = "auto") -> 
     logits = graph.outputs[0]
     classes = int(graph.shape(logits)[1] or 0)
     tape = Tape(graph, exact=masks == "exact")
-    losses = weighted_losses(tape, "engine_logits", "onehot", "loss_weights")
+    judged = tape.emit("Where", ["own_logits", logits, "engine_logits"])
+    losses = weighted_losses(tape, judged, "onehot", "loss_weights")
     gradient = sweep(tape, RULES, {logits: Cotangent(losses.seed)}, pixels)
     inputs = {
         "image": (TensorProto.UINT8, graph.shape("image")),
         "onehot": (TensorProto.FLOAT, (None, classes)),
         "engine_logits": (TensorProto.FLOAT, (None, classes)),
+        "own_logits": (TensorProto.BOOL, ()),
         "loss_weights": (TensorProto.FLOAT, (2,)),
     }
     outputs = {

@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 import onnx
+from onnx import TensorProto
 
 from hardbit.graph.gradient.convolution import Window, adjoint_of_correlation, spatial_window
 from hardbit.graph.gradient.errors import UnsupportedOperator, node_label
@@ -25,7 +26,7 @@ def max_pool(tape: Tape, node: onnx.NodeProto, cotangent: Cotangent) -> list[Cot
     window = pooling_window(node, source)
     if attributes(node).get("storage_order", 0) or len(node.output) > 1:
         raise UnsupportedOperator("MaxPool with its indices in use, or in column order", where=node_label(node))
-    positions = tape.second_output(node)
+    positions = first_maxima(tape, node)
     tensor = tape.dense(cotangent, target)
     if tiles(window, source, target):
         shape = tape.emit("Shape", [node.input[0]])
@@ -37,6 +38,18 @@ def max_pool(tape: Tape, node: onnx.NodeProto, cotangent: Cotangent) -> list[Cot
     updates = [tape.emit("Reshape", [part, flat]) for part in (positions, tensor)]
     scattered = tape.emit("ScatterElements", [zeros, *updates], axis=0, reduction="add")
     return [Cotangent(tape.reshape(scattered, source))]
+
+
+def first_maxima(tape: Tape, node: onnx.NodeProto) -> str:
+    """MaxPool's second output, int64: flat positions of the first maximum of every window.
+
+    Codes are pooled once more in float for it: on uint8, ONNX Runtime before 1.29 gives no position (-5, say) for a
+    window of zeros. Float32 holds every code, so order and ties are the same.
+    """
+    if tape.graph.dtypes.get(node.input[0]) == TensorProto.FLOAT:
+        return tape.second_output(node)
+    values = tape.emit("Cast", [node.input[0]], to=TensorProto.FLOAT)
+    return tape.emit_second("MaxPool", [values], **attributes(node))
 
 
 def average_pool(tape: Tape, node: onnx.NodeProto, cotangent: Cotangent) -> list[Cotangent | None]:

@@ -87,6 +87,14 @@ class Tape:
             self.reused[key] = name
         return self.reused[key]
 
+    def emit_second(self, op_type: str, inputs: list[str], **attributes: Any) -> str:
+        """Append a node with two outputs and return the name of the second."""
+        name = self.emit(op_type, inputs, **attributes)
+        node = next(node for node in reversed(self.nodes) if node.output[0] == name)
+        if len(node.output) == 1:
+            node.output.append(f"{name}.second")
+        return node.output[1]
+
     def constant(self, value: Any, dtype: Any = np.float32) -> str:
         """Name of an initializer with this value; equal constants share one."""
         array: NDArray[Any] = np.ascontiguousarray(np.asarray(value, dtype)).reshape(np.shape(value))
