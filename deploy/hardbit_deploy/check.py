@@ -122,7 +122,7 @@ def describe_environment() -> dict[str, Any]:
 def _gate_of(bundle: Bundle, gate: str | Path | Gate | None) -> tuple[Gate, str]:
     """The gate and where it comes from."""
     if isinstance(gate, Gate):
-        return gate, "caller"
+        return gate, "recipe"
     if gate is not None:
         return load_gate(gate), str(gate)
     return parse_gate(bundle.manifest.gate, f"{MANIFEST_NAME}: gate"), "bundle"

@@ -112,7 +112,7 @@ def _attack_rows(totals: _Totals, suite: Suite, threat_model: ThreatModel) -> li
     logits = "engine"
     if same_bits.any():
         logits = "attack graph" if same_bits.all() else f"attack graph for {np.count_nonzero(same_bits)} images"
-        logits += ", the engine's bits; falls and last iterates judged by the engine"
+        logits += ", bit-equal to the engine"
     rows = [_attack_row(totals, "clean", "clean", {})]
     one_step = {**ball, "steps": 1, "step_255": threat_model.eps_255, "start": "image", "loss": suite.losses[0]}
     rows.append(_attack_row(totals, "fgsm", "survived/fgsm", one_step))

@@ -412,7 +412,7 @@ class TestOneRunForTwo:
         assert fast.records["same_bits"].all()
         for name, record in slow.records.items():
             np.testing.assert_array_equal(record, fast.records[name], err_msg=name)
-        assert "the engine's bits" in fast.attacks[2]["settings"]["step_logits"]
+        assert "bit-equal" in fast.attacks[2]["settings"]["step_logits"]
 
     def test_one_bit_off_and_every_step_asks_the_engine(self, tmp_path):
         class Shifted(LinearEngine):

@@ -64,7 +64,8 @@ def _scores(document: Mapping[str, Any]) -> str:
     lines = [
         f"Verdict: **{document['verdict']['name']}**. Threat model: {norm}, eps {model['eps_255']:g}/255 on the byte "
         f"grid; the attacker knows the bundle, the engine receives bytes and decides. First {count(suite['images'])} "
-        "test images, every attack through the engine; robust is what survives all attacks.",
+        f"test images, every attack through the engine, PGD with {suite['restarts']} restart"
+        f"{'' if suite['restarts'] == 1 else 's'} a loss; robust is what survives all attacks.",
         _table(("attack", "right", "rate", "95 % interval"), rows),
     ]
     agreement = [
