@@ -160,6 +160,39 @@ class TestOnnxRuntime:
         with pytest.raises(HardbitError, match=r"lacks image tensor\(uint8\) among its inputs"):
             OnnxRuntimeEngine(tmp_path / "engine.onnx", (1, 12, 12), 10).activate()
 
+    def test_a_graph_of_other_classes_or_images_is_no_engine_of_this_bundle(self, bundle):
+        for input_shape, classes, expected in (
+            (bundle.manifest.input_shape, 11, r"lacks logits of shape \(any, 11\) \(its own is \(batch, 10\)\)"),
+            ((1, 9, 9), 10, r"lacks image of shape \(any, 1, 9, 9\)"),
+        ):
+            with pytest.raises(HardbitError, match=expected):
+                OnnxRuntimeEngine(bundle.file("engine.onnx"), input_shape, classes).activate()
+            with pytest.raises(HardbitError, match="lacks "):
+                OnnxRuntimeGradient(bundle.file("attack.onnx"), input_shape, classes).activate()
+        with pytest.raises(HardbitError, match="of shape"):
+            profiled_kernels(bundle.file("engine.onnx"), np.array(bundle.images[:1]), 11)
+
+    def test_an_engine_for_one_image_at_a_time_is_refused(self, bundle, tmp_path):
+        model = onnx.load(bundle.file("engine.onnx"))
+        model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 1
+        onnx.save(model, tmp_path / "engine.onnx")
+        with pytest.raises(HardbitError, match=r"image of shape \(any, .*its own is \(1, "):
+            OnnxRuntimeEngine(tmp_path / "engine.onnx", bundle.manifest.input_shape, 10).activate()
+
+    def test_the_proof_of_precision_refuses_what_is_no_engine_in_one_sentence(self, bundle):
+        for name in ("attack.onnx", "canonical.onnx"):
+            with pytest.raises(HardbitError, match=r"image|asks for"):
+                profiled_kernels(bundle.file(name), np.array(bundle.images[:1]), 10)
+
+    def test_weights_outside_of_the_graph_are_not_followed(self, bundle, tmp_path):
+        """A reference to another file leads to where no digest of the bundle reaches."""
+        model = onnx.load(bundle.file("engine.onnx"))
+        folder = tmp_path / "bundle"
+        folder.mkdir()
+        onnx.save(model, folder / "engine.onnx", save_as_external_data=True, location="weights.bin", size_threshold=0)
+        with pytest.raises(HardbitError, match="cannot load it"):
+            OnnxRuntimeEngine(folder / "engine.onnx", bundle.manifest.input_shape, 10).activate()
+
     def test_an_engine_is_no_attack_graph(self, bundle):
         with pytest.raises(HardbitError, match=r"lacks .*onehot"):
             OnnxRuntimeGradient(bundle.file("engine.onnx"), bundle.manifest.input_shape, 10).activate()
@@ -206,7 +239,7 @@ class TestExecutedPrecision:
         path = bundle.file("engine.onnx")
         onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         saved = sorted((node.name, node.op_type) for node in onnx.load(tmp_path / "optimised.onnx").graph.node)
-        kernels = profiled_kernels(path, np.array(bundle.images[:1]))
+        kernels = profiled_kernels(path, np.array(bundle.images[:1]), 10)
         assert sorted((kernel.node, kernel.op) for kernel in kernels) == saved
 
     @pytest.mark.parametrize("layer", ["conv2", "fc1"])
@@ -274,6 +307,11 @@ class TestJudgingKernels:
     def test_another_provider_is_a_problem(self):
         kernel = Kernel("conv1", "QLinearConv", "SurpriseProvider", self.PACKED)
         assert "by SurpriseProvider" in self.judge([kernel], ["conv1"]).problems[0]
+
+    @pytest.mark.parametrize("op", ["If", "Loop", "Scan"])
+    def test_control_flow_that_could_run_something_else_on_the_next_image_is_a_problem(self, op):
+        branch = Kernel("branch", op, "CPUExecutionProvider", ("bool",))
+        assert "branch runs as" in self.judge([self.integer("conv1"), branch], ["conv1"]).problems[0]
 
     @pytest.mark.parametrize("op", ["Conv", "FusedConv", "NhwcFusedConv", "Gemm", "FusedGemm", "MatMul", "FusedMatMul"])
     def test_every_heavy_float_kernel_counts(self, op):

@@ -17,7 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hardbit_deploy.engines.base import PrecisionReport, PrecisionRow
-from hardbit_deploy.engines.onnxruntime import PROVIDER, open_session, session_options
+from hardbit_deploy.engines.onnxruntime import PROVIDER, open_session, require_engine_signature, session_options
+from hardbit_deploy.errors import HardbitError
 from hardbit_deploy.manifest import IntegerNode
 
 __all__ = ["Kernel", "judge_kernels", "profiled_kernels"]
@@ -26,8 +27,9 @@ __all__ = ["Kernel", "judge_kernels", "profiled_kernels"]
 INTEGER_KERNELS = frozenset(
     ["QLinearConv", "ConvInteger", "QGemm", "QLinearMatMul", "MatMulInteger", "MatMulIntegerToFloat"]
 )
-# Kernels that do the bulk of a network's arithmetic, under whatever prefix a fusion gives them.
-_HEAVY = re.compile(r"Conv|Gemm|MatMul|Einsum|Attention|LSTM|GRU|RNN")
+# Kernels that do the bulk of a network's arithmetic, under whatever prefix a fusion gives them; and control flow, which
+# may run something else on the next image than it did on the one that was profiled.
+_HEAVY = re.compile(r"Conv|Gemm|MatMul|Einsum|Attention|LSTM|GRU|RNN|^If$|^Loop$|^Scan$|^SequenceMap$")
 _EIGHT_BITS = ("uint8", "int8")
 _EVENT_SUFFIX = "_kernel_time"
 
@@ -62,14 +64,21 @@ class Kernel:
         return self.op in INTEGER_KERNELS and len(operands) == 2 and all(kind in _EIGHT_BITS for kind in operands)
 
 
-def profiled_kernels(engine: Path, image: NDArray[np.uint8]) -> tuple[Kernel, ...]:
-    """Run `image` uint8 (1, channels, height, width) with the options of every engine, plus profiling."""
+def profiled_kernels(engine: Path, image: NDArray[np.uint8], classes: int) -> tuple[Kernel, ...]:
+    """Run `image` uint8 (1, channels, height, width) with the options of every engine, plus profiling.
+
+    Raises HardbitError where the graph cannot be loaded, or does not take such images or give `classes` logits.
+    """
     with tempfile.TemporaryDirectory(prefix="hardbit-profile-") as folder:
         options = session_options(threads=1)
         options.enable_profiling = True
         options.profile_file_prefix = str(Path(folder) / "profile")
         session = open_session(engine, options)
-        session.run(["logits"], {"image": image})
+        require_engine_signature(session, engine, image.shape[1:], classes)
+        try:
+            session.run(["logits"], {"image": image})
+        except Exception as error:  # the runtime raises a class of its own for every status code
+            raise HardbitError(f"ONNX Runtime cannot run it ({error})", engine.name, "build the bundle anew") from error
         events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
     kernels = []
     for event in events:

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnxruntime
@@ -56,7 +56,7 @@ def executed_precision(bundle: Bundle) -> PrecisionReport:
     from hardbit_deploy.engines.executed_kernels import judge_kernels, profiled_kernels
 
     image = np.ascontiguousarray(bundle.images[:1])
-    kernels = profiled_kernels(bundle.file(bundle.manifest.engine_file), image)
+    kernels = profiled_kernels(bundle.file(bundle.manifest.engine_file), image, bundle.manifest.classes)
     return judge_kernels(kernels, bundle.manifest.integer_nodes, bundle.manifest.float_nodes)
 
 
@@ -86,9 +86,13 @@ def session_options(threads: int) -> onnxruntime.SessionOptions:
 
 
 def open_session(path: Path, options: onnxruntime.SessionOptions) -> onnxruntime.InferenceSession:
-    """A session on the CPU alone; raises HardbitError where the graph cannot be loaded or another provider is used."""
+    """A session on the CPU alone; raises HardbitError where the graph cannot be loaded or another provider is used.
+
+    The graph is handed over as bytes: from a path, ONNX Runtime before 1.24 follows a graph's references to weights in
+    other files to any place on the disk, where no digest of the bundle reaches.
+    """
     try:
-        session = onnxruntime.InferenceSession(str(path), options, providers=[PROVIDER])
+        session = onnxruntime.InferenceSession(path.read_bytes(), options, providers=[PROVIDER])
     except Exception as error:  # the runtime raises a class of its own for every status code
         raise HardbitError(f"ONNX Runtime cannot load it ({error})", path.name, "build the bundle anew") from error
     if session.get_providers() != [PROVIDER]:
@@ -124,7 +128,7 @@ class OnnxRuntimeEngine(Engine):
 
     def activate_impl(self) -> None:
         session = open_session(self._path, session_options(self._threads))
-        _require_signature(session, self._path, {"image": "tensor(uint8)"}, ("logits",))
+        require_engine_signature(session, self._path, self.input_shape, self.classes)
         self._session = session
 
     def deactivate_impl(self) -> None:
@@ -161,13 +165,16 @@ class OnnxRuntimeGradient(Gradient):
 
     def activate_impl(self) -> None:
         session = open_session(self._path, session_options(self._threads))
-        inputs = dict.fromkeys(("onehot", "engine_logits", "loss_weights"), "tensor(float)")
-        _require_signature(
-            session,
-            self._path,
-            {"image": "tensor(uint8)", "own_logits": "tensor(bool)", **inputs},
-            ("gradient", "logits"),
-        )
+        per_class = "tensor(float)", (None, self.classes)
+        inputs: _Signature = {
+            "image": ("tensor(uint8)", (None, *self.input_shape)),
+            "onehot": per_class,
+            "engine_logits": per_class,
+            "own_logits": ("tensor(bool)", ()),
+            "loss_weights": ("tensor(float)", (len(LOSSES),)),
+        }
+        outputs: _Signature = {"gradient": ("tensor(float)", (None, *self.input_shape)), "logits": per_class}
+        _require_signature(session, self._path, inputs, outputs)
         self._session = session
 
     def deactivate_impl(self) -> None:
@@ -233,13 +240,49 @@ def _active(session: onnxruntime.InferenceSession | None) -> onnxruntime.Inferen
     return session
 
 
-def _require_signature(
-    session: onnxruntime.InferenceSession, path: Path, inputs: dict[str, str], outputs: tuple[str, ...]
+# Type and shape of values by their names; None for a dimension that must be free.
+_Signature = dict[str, tuple[str, tuple[int | None, ...]]]
+
+
+def require_engine_signature(
+    session: onnxruntime.InferenceSession, path: Path, input_shape: tuple[int, ...], classes: int
 ) -> None:
-    found: dict[str, Any] = {value.name: value.type for value in session.get_inputs()}
-    missing = [f"{name} {kind}" for name, kind in inputs.items() if found.get(name) != kind]
-    missing += [name for name in outputs if name not in {value.name for value in session.get_outputs()}]
+    """Raise HardbitError unless the graph takes any number of such images and gives a logit for each class."""
+    _require_signature(
+        session,
+        path,
+        {"image": ("tensor(uint8)", (None, *input_shape))},
+        {"logits": ("tensor(float)", (None, classes))},
+    )
+
+
+def _require_signature(
+    session: onnxruntime.InferenceSession, path: Path, inputs: _Signature, outputs: _Signature
+) -> None:
+    missing = []
+    for wanted, values in ((inputs, session.get_inputs()), (outputs, session.get_outputs())):
+        found = {value.name: value for value in values}
+        for name, (kind, shape) in wanted.items():
+            if name not in found or found[name].type != kind:
+                missing.append(f"{name} {kind}")
+            elif not _fits(found[name].shape, shape):
+                missing.append(f"{name} of shape {_shape_text(shape)} (its own is {_shape_text(found[name].shape)})")
+    if extra := [value.name for value in session.get_inputs() if value.name not in inputs]:
+        raise HardbitError(f"asks for {', '.join(extra)}", path.name, "build the bundle with this hardbit")
     if missing:
         raise HardbitError(
             f"lacks {', '.join(missing)} among its inputs and outputs", path.name, "build the bundle with this hardbit"
         )
+
+
+def _fits(found: list[int | str | None], wanted: tuple[int | None, ...]) -> bool:
+    """Dimensions that a graph leaves open fit whatever is wanted of them; the engine's results are checked again."""
+    if not found and wanted:
+        return True  # a shape that is not declared at all
+    return len(found) == len(wanted) and all(
+        not isinstance(own, int) or own == size for own, size in zip(found, wanted, strict=True)
+    )
+
+
+def _shape_text(shape: Iterable[int | str | None]) -> str:
+    return f"({', '.join('any' if size is None else str(size) for size in shape)})"
