@@ -9,13 +9,14 @@ Boundary: does not know what the ONNX files mean, and never executes anything.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import json
 import os
 import shutil
 import stat
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -82,7 +83,7 @@ class Bundle:
         expected = (self.manifest.image_count, *image)
         try:
             array = np.load(self.path / name, mmap_mode="r", allow_pickle=False)
-        except (ValueError, EOFError, OSError) as error:
+        except Exception as error:  # numpy passes on whatever its parsers of headers and archives raise
             raise BundleError(f"is not an npy file ({error})", name, _COPY_AGAIN) from None
         if not isinstance(array, np.ndarray) or array.shape != expected or array.dtype != dtype:
             found = f"{array.dtype} {array.shape}" if isinstance(array, np.ndarray) else "an archive"
@@ -99,16 +100,27 @@ def load_bundle(path: str | Path, max_file_bytes: int = MAX_FILE_BYTES) -> Bundl
     type, and labels out of range. No listed file is parsed before all of them have been verified.
     """
     folder = Path(path)
-    data = _manifest_bytes(folder)
-    manifest = parse_manifest(data)
-    _verify_listing(folder, manifest)
-    _verify_sizes(folder, manifest, max_file_bytes)
-    for name, entry in manifest.files.items():
-        if sha256_file(folder / name) != entry.sha256:
-            raise BundleError("its content is not what the manifest lists (SHA-256 differs)", name, _COPY_AGAIN)
+    with _readable(folder):
+        data = _manifest_bytes(folder)
+        manifest = parse_manifest(data)
+        _verify_listing(folder, manifest)
+        _verify_sizes(folder, manifest, max_file_bytes)
+        for name, entry in manifest.files.items():
+            if sha256_file(folder / name) != entry.sha256:
+                raise BundleError("its content is not what the manifest lists (SHA-256 differs)", name, _COPY_AGAIN)
     bundle = Bundle(folder, manifest, hashlib.sha256(data).hexdigest())
     _open_arrays(bundle)
     return bundle
+
+
+@contextlib.contextmanager
+def _readable(folder: Path) -> Iterator[None]:
+    """Files that this user may not read, or that a disk no longer gives."""
+    try:
+        yield
+    except OSError as error:
+        where = str(error.filename or folder)
+        raise BundleError(f"cannot be read: {error.strerror}", where, "look at its permissions and its disk") from error
 
 
 def write_bundle(

@@ -24,6 +24,8 @@ MANIFEST_NAME = "manifest.json"
 
 # One flat folder of plain names: no separators, no drive letters, nothing hidden, nothing a shell would expand.
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+_SURROGATE = re.compile("[\ud800-\udfff]")
+_DEEPEST = 32  # levels of objects and arrays
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -169,6 +171,8 @@ def _integer_nodes(engine: _Fields) -> tuple[IntegerNode, ...]:
             engine.refuse(f"integer_nodes[{position}]", "is not an object", "give name and op")
         fields = _Fields(entry, f"engine.integer_nodes[{position}]")
         nodes.append(IntegerNode(fields.string("name"), fields.string("op")))
+    if not nodes:
+        engine.refuse("integer_nodes", "is empty: nothing could be proved of the engine", "declare its integer layers")
     return tuple(nodes)
 
 
@@ -193,6 +197,8 @@ def _file_table(table: _Fields) -> dict[str, FileEntry]:
 
 def _threat_model(fields: _Fields) -> ThreatModel:
     norm, eps_255 = fields.string("norm"), fields.number("eps_255")
+    if eps_255 < 1:
+        fields.refuse("eps_255", f"is {eps_255:g} grey levels: no byte could change", "an eps of 8/255 is 8")
     try:
         return ThreatModel.of(norm, eps_255)
     except HardbitError as error:
@@ -227,7 +233,30 @@ def _json_object(data: bytes) -> dict[str, Any]:
         raise BundleError(f"is not valid JSON ({error})", MANIFEST_NAME, "build or copy the bundle anew") from None
     if not isinstance(document, dict):
         raise BundleError("is not a JSON object", MANIFEST_NAME, "point at the folder of a bundle")
+    _refuse_odd_values(document, 0)
     return document
+
+
+def _refuse_odd_values(value: Any, depth: int) -> None:
+    """What Python's reader takes and no result could be written with: half characters, 1e999, numbers without end."""
+    problem = ""
+    if depth > _DEEPEST:
+        problem = f"is nested deeper than {_DEEPEST} levels"
+    elif isinstance(value, str):
+        problem = "holds half a character (a lone surrogate)" * bool(_SURROGATE.search(value))
+    elif isinstance(value, float):
+        problem = "holds a number too large for a double" * (not math.isfinite(value))
+    elif isinstance(value, int):
+        problem = "holds a whole number of more than 64 bits" * (not -(2**63) <= value < 2**63)
+    if problem:
+        raise BundleError(problem, MANIFEST_NAME, "build or copy the bundle anew")
+    if isinstance(value, dict):
+        for key, entry in value.items():
+            _refuse_odd_values(key, depth + 1)
+            _refuse_odd_values(entry, depth + 1)
+    elif isinstance(value, list):
+        for entry in value:
+            _refuse_odd_values(entry, depth + 1)
 
 
 class _Fields:

@@ -5,6 +5,7 @@ Boundary: says nothing about the threat model (norm and eps), which belongs to t
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
@@ -39,9 +40,9 @@ class Suite:
     def __post_init__(self) -> None:
         for field, least in _LEAST.items():
             value = getattr(self, field)
-            if not isinstance(value, int) or isinstance(value, bool) or value < least:
+            if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= _MOST:
                 raise HardbitError(
-                    f"{field} is {value!r}", f"suite.{field}", f"give a whole number of at least {least}"
+                    f"{field} is {value!r}", f"suite.{field}", f"give a whole number of at least {least}, below 2^63"
                 )
         unknown = [loss for loss in self.losses if loss not in LOSSES]
         if unknown or not self.losses or len(set(self.losses)) != len(self.losses):
@@ -50,7 +51,7 @@ class Suite:
                 "suite.losses",
                 f"name one or both of {', '.join(LOSSES)}, once each",
             )
-        if any(not factor > 0 for factor in self.eps_factors):
+        if any(not 0 < factor < math.inf for factor in self.eps_factors):
             raise HardbitError("an eps factor is not above zero", "suite.eps_factors", "give positive factors")
 
     @property
@@ -67,6 +68,7 @@ class Suite:
         return {key: list(value) if isinstance(value, tuple) else value for key, value in document.items()}
 
 
+_MOST = 2**63 - 1  # a seed is a key of 64 bits
 _LEAST = {
     "steps": 1,
     "restarts": 1,
@@ -108,6 +110,8 @@ def suite_from_document(document: Mapping[str, Any]) -> Suite:
     if missing:
         raise HardbitError(f"key {missing[0]!r} is missing", "suite", "add it")
     settings: dict[str, Any] = dict(document)
+    if not isinstance(settings["name"], str):
+        raise HardbitError(f"{settings['name']!r} is not a name", "suite.name", f"choose {', '.join(SUITES)} or custom")
     try:
         for key in ("losses", "eps_factors"):
             if key in settings:

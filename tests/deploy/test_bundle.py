@@ -52,6 +52,11 @@ def change_manifest(folder: Path, path: str, value: object) -> None:
     file.write_text(json.dumps(document))
 
 
+def npy(header: str) -> bytes:
+    """An npy file of version 1.0 with this header and no data."""
+    return b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header.encode()
+
+
 def refusal(folder: Path, **settings) -> str:
     with pytest.raises(BundleError) as caught:
         load_bundle(folder, **settings)
@@ -144,6 +149,11 @@ class TestRefusedBeforeAnythingIsParsed:
         (copy / "attack.onnx").mkdir()
         assert refusal(copy).startswith("attack.onnx: is not a regular file")
 
+    def test_a_number_that_json_can_spell_and_no_double_can_hold(self, copy):
+        file = copy / "manifest.json"
+        file.write_text(file.read_text().replace('"eps_255": 4.0', '"eps_255": 4.0, "extra": 1e999'))
+        assert "too large for a double" in refusal(copy)
+
     @pytest.mark.parametrize("name", ["attack.onnx", "manifest.json"])
     def test_a_symbolic_link_even_to_the_right_content(self, copy, tmp_path, name):
         (copy / name).rename(tmp_path / name)
@@ -225,6 +235,7 @@ class TestRefusedBeforeAnythingIsParsed:
             ("engine.file", "other.onnx", "engine.file is 'other.onnx', not one of the bundle's files"),
             ("engine.integer_nodes", [{"name": "conv1"}], "engine.integer_nodes[0].op is missing"),
             ("engine.integer_nodes", ["conv1"], "engine.integer_nodes[0] is not an object"),
+            ("engine.integer_nodes", [], "engine.integer_nodes is empty"),
             ("engine.plan", "x", "engine.plan is not a key of schema version 1"),
             ("surprise", 1, "surprise is not a key of schema version 1"),
             ("attack.losses", ["hinge"], "attack.losses names 'hinge'"),
@@ -234,10 +245,21 @@ class TestRefusedBeforeAnythingIsParsed:
             ("twin.clean_logits", ..., "twin.clean_logits is missing"),
             ("threat_model.norm", "l1", "threat_model.norm: norm 'l1' is not known"),
             ("threat_model.eps_255", -1, "threat_model.eps_255"),
+            ("threat_model.eps_255", 0.03, "threat_model.eps_255 is 0.03 grey levels: no byte could change"),
+            ("threat_model.eps_255", 10**400, "more than 64 bits"),
             ("threat_model.eps_255", "8", "threat_model.eps_255 is '8', not a finite number"),
             ("suite.steps", 0, "suite.steps"),
             ("suite.steps", 11, "suite: its settings are not those of quick"),
             ("suite.name", "mine", "suite.name"),
+            ("suite.name", ["quick"], "suite.name"),
+            ("suite.seed", 2**63, "more than 64 bits"),
+            ("network.class_names", ["\ud800"] * 10, "half a character"),
+            ("provenance", {"note": "\udc80"}, "half a character"),
+            (
+                "provenance",
+                {"nested": [[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]},
+                "nested deeper",
+            ),
             ("suite.losses", "margin", "suite.losses is 'margin', not an array"),
             ("suite.eps_factors", 3, "suite: a setting has the wrong type"),
             ("files", ..., "files is missing"),
@@ -282,6 +304,11 @@ class TestArraysThatDoNotFit:
             ("twin_clean_logits.npy", np.zeros((4, 9), np.float32), "holds float32"),
             ("images.npy", b"\x93NUMPY nonsense", "is not an npy file"),
             ("images.npy", b"", "is not an npy file"),
+            ("images.npy", b"PK\x03\x04 no archive", "is not an npy file"),
+            ("images.npy", npy("{'descr': '|u1', 'fortran_order': False, 'shape': ((4L, }"), "is not an npy file"),
+            ("images.npy", npy("("), "is not an npy file"),
+            ("images.npy", npy(f"{{'descr': '|u1', 'fortran_order': False, 'shape': ({10**30},)}}"), "is not an npy"),
+            ("images.npy", npy("{'descr': '|u1', 'fortran_order': False, 'shape': (-4,)}"), "is not an npy file"),
         ],
     )
     def test_refused(self, good, tmp_path, name, content, expected):
