@@ -329,6 +329,30 @@ class TestPlantedFaults:
 
         assert "gradients" in self.raised(fashioned, lambda w: Target(LinearEngine(w, SHAPE), Overflowing(w, SHAPE)))
 
+    @pytest.mark.parametrize("broken", [np.nan, np.inf])
+    def test_an_engine_that_breaks_down_under_attack_is_not_robust(self, fashioned, broken):
+        """Right on every image of the bundle; elsewhere the label's logit is no number, which argmax takes for most."""
+        bundle, weights = fashioned
+        known = {image.tobytes() for image in bundle.images}
+
+        class Brittle(LinearEngine):
+            def infer_impl(self, images):
+                logits = super().infer_impl(images)
+                made = np.flatnonzero([image.tobytes() not in known for image in images])
+                logits[made, logits[made].argmax(axis=1)] = broken
+                return logits
+
+        target = Target(Brittle(weights, SHAPE), LinearGradient(weights, SHAPE))
+        evaluation = evaluate(bundle, SUITE, workers=1, open_target=lambda _: target.activate())
+        rates = {row["name"]: row["rate"] for row in evaluation.attacks}
+        assert (rates["clean"], rates["worst_case"]) == (1.0, 0.0)
+
+    def test_an_engine_that_is_wrong_on_a_whole_chunk_is_judged_in_l2_too(self, tmp_path):
+        bundle = build_bundle(tmp_path / "b", count=24)
+        wrong = (np.array(bundle.labels) + 1) % 10
+        bundle = build_bundle(tmp_path / "w", count=24, labels=wrong, threat_model={"norm": "l2", "eps_255": 20.0})
+        assert evaluate(bundle, SUITE, workers=1).attacks[-1]["survivors"] == 0
+
     def test_an_engine_that_rolls_dice(self, fashioned):
         class Noisy(LinearEngine):
             noise = np.random.default_rng(0)
@@ -413,6 +437,34 @@ class TestOneRunForTwo:
         for name, record in slow.records.items():
             np.testing.assert_array_equal(record, fast.records[name], err_msg=name)
         assert "bit-equal" in fast.attacks[2]["settings"]["step_logits"]
+
+    def test_an_engine_that_differs_only_off_the_known_images_is_attacked_through_itself(self, tmp_path, monkeypatch):
+        """Bit-equal on every image of the bundle, and on none that an attacker makes of them."""
+        weights = np.random.default_rng(0).normal(size=(10, 144)).astype(np.float32)
+        images = smooth_images(60, SHAPE)
+        known = {image.tobytes() for image in images}
+
+        class TwoFaced(LinearEngine):
+            def infer_impl(self, images):
+                logits = super().infer_impl(images)
+                made = np.array([image.tobytes() not in known for image in images])
+                logits[made] += np.sin(images[made].reshape(-1, 144)[:, :10].astype(np.float32))
+                return logits
+
+        labels = LinearEngine(weights, SHAPE).activate().infer(images).argmax(axis=1)
+        bundle = build_bundle(tmp_path / "b", count=60, labels=labels, with_twin=False)
+
+        def opened(_):
+            return Target(TwoFaced(weights, SHAPE), LinearGradient(weights, SHAPE)).activate()
+
+        found = evaluate(bundle, SUITE, workers=1, open_target=opened)
+        monkeypatch.setattr(chunks, "pgd", lambda *args, same_bits=False, **settings: pgd(*args, **settings))
+        honest = evaluate(bundle, SUITE, workers=1, open_target=opened)
+        assert not found.records["same_bits"].any()
+        assert 0 < honest.records["worst_case"].sum() < 60
+        for name, record in honest.records.items():
+            if name != "same_bits":
+                np.testing.assert_array_equal(record, found.records[name], err_msg=name)
 
     def test_one_bit_off_and_every_step_asks_the_engine(self, tmp_path):
         class Shifted(LinearEngine):

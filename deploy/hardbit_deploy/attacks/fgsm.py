@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hardbit_deploy.attacks.iterates import iterates_from
-from hardbit_deploy.attacks.outcome import AttackOutcome, margins
+from hardbit_deploy.attacks.outcome import AttackOutcome, keeps_label, margins
 from hardbit_deploy.attacks.threat_model import ThreatModel
 from hardbit_deploy.engines.base import Engine, Gradient
 
@@ -32,4 +32,4 @@ def fgsm(
     iterates = iterates_from(images, images, threat_model)
     iterates.step(gradient.gradient(images, labels, clean_logits, loss), threat_model.eps_255)
     logits = engine.infer(iterates.bytes)
-    return AttackOutcome(iterates.bytes, logits.argmax(axis=1) == labels, logits, margins(logits, labels))
+    return AttackOutcome(iterates.bytes, keeps_label(logits, labels), logits, margins(logits, labels))

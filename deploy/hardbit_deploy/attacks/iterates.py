@@ -94,11 +94,12 @@ class L2Iterates(Iterates):
     def __init__(self, images: NDArray[np.uint8], start: NDArray[np.uint8], eps_255: float) -> None:
         self.bytes = start.copy()
         self._eps_255 = eps_255
-        self._image = images.reshape(len(images), -1).astype(np.float32)
-        self._delta = start.reshape(len(images), -1).astype(np.float32) - self._image
+        shape = len(images), math.prod(images.shape[1:])
+        self._image = images.reshape(shape).astype(np.float32)
+        self._delta = start.reshape(shape).astype(np.float32) - self._image
 
     def step(self, gradient: NDArray[np.float32], size_255: float) -> None:
-        flat = gradient.reshape(len(gradient), -1)
+        flat = gradient.reshape(self._delta.shape)
         squares = squared_norms(flat)
         if not np.isfinite(squares).all():
             np.nan_to_num(flat, copy=False, nan=0, posinf=0, neginf=0)
@@ -113,7 +114,7 @@ class L2Iterates(Iterates):
         np.minimum(self._delta, 255 - self._image, out=self._delta)
         rounded = rounded_inside_l2(self._delta, self._eps_255)
         rounded += self._image
-        np.copyto(self.bytes.reshape(len(flat), -1), rounded, casting="unsafe")
+        np.copyto(self.bytes.reshape(flat.shape), rounded, casting="unsafe")
 
     def keep(self, chosen: NDArray[np.bool_]) -> None:
         self.bytes, self._image, self._delta = self.bytes[chosen], self._image[chosen], self._delta[chosen]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["AttackOutcome", "margins"]
+__all__ = ["AttackOutcome", "keeps_label", "margins"]
 
 
 @dataclass(frozen=True)
@@ -25,10 +25,23 @@ class AttackOutcome:
     margin: NDArray[np.float32]
 
 
+def keeps_label(
+    logits: NDArray[np.float32], labels: NDArray[np.int64], margin: NDArray[np.float32] | None = None
+) -> NDArray[np.bool_]:
+    """Whether each row's largest logit is its label's, bool (n,); `margin` saves work where it is known.
+
+    A row whose margin is NaN or infinite names no label and has lost it: argmax would give the place of the NaN, which
+    may be the label's, and an engine that breaks down under attack would look robust.
+    """
+    kept: NDArray[np.bool_] = logits.argmax(axis=1) == labels
+    return kept & np.isfinite(margins(logits, labels) if margin is None else margin)
+
+
 def margins(logits: NDArray[np.float32], labels: NDArray[np.int64]) -> NDArray[np.float32]:
     """Logit of the label minus the largest other logit, float32 (n,): negative where the label lost."""
     rows = np.arange(len(labels))
     others = logits.copy()
     others[rows, labels] = -np.inf
-    margin: NDArray[np.float32] = logits[rows, labels] - others.max(axis=1)
+    with np.errstate(invalid="ignore", over="ignore"):
+        margin: NDArray[np.float32] = logits[rows, labels] - others.max(axis=1)
     return margin

@@ -6,6 +6,7 @@ is neither moved nor restarted again.
 
 Where the attack graph has been seen to compute the engine's very bits (`same_bits`), its logits stand for the engine's
 within a climb, and one run does for two. The engine still decides: it confirms every fall, and judges the last iterate.
+Whoever sets `same_bits` compares the two again on what was found.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hardbit_deploy.attacks.iterates import iterates_from
-from hardbit_deploy.attacks.outcome import AttackOutcome, margins
+from hardbit_deploy.attacks.outcome import AttackOutcome, keeps_label, margins
 from hardbit_deploy.attacks.random_start import random_start
 from hardbit_deploy.attacks.threat_model import ThreatModel
 from hardbit_deploy.engines.base import Engine, Gradient
@@ -107,7 +108,7 @@ def _single_run(engine: Engine, gradient: Gradient, loss: str) -> _Step:
 
     def step(images: NDArray[np.uint8], labels: NDArray[np.int64]) -> tuple[NDArray[np.float32], _Gradient]:
         logits, directions = gradient.ascend(images, labels, loss)
-        suspects = np.flatnonzero(logits.argmax(axis=1) != labels)
+        suspects = np.flatnonzero(~keeps_label(logits, labels))
         if suspects.size:
             logits[suspects] = engine.infer(images[suspects])
         return logits, lambda standing: directions if standing.all() else directions[standing]
@@ -158,7 +159,7 @@ class _Best:
         """Record iterates that are better than what is known of their rows; True for those that are still standing."""
         outcome = self.outcome
         margin = margins(logits, labels)
-        standing: NDArray[np.bool_] = logits.argmax(axis=1) == labels
+        standing = keeps_label(logits, labels, margin)
         better = ~standing | (margin < outcome.margin[rows])
         places = rows[better]
         outcome.adversarial[places] = images[better]
