@@ -82,4 +82,14 @@ def load_baseline(path: str | Path) -> Baseline:
             where=str(path),
             remedy="name a result with attacks",
         )
-    return Baseline(path, document, load_records(path, document))
+    records = load_records(path, document)
+    kinds = {"index": np.integer, "label": np.integer, "clean": np.bool_, "worst_case": np.bool_}
+    count = records["index"].shape if "index" in records else ()
+    for name, kind in kinds.items():
+        if name not in records or records[name].shape != count or not np.issubdtype(records[name].dtype, kind):
+            raise HardbitError(
+                f"the baseline's records are damaged: {name} is missing or of another kind",
+                where=str(path),
+                remedy="check the baseline again",
+            )
+    return Baseline(path, document, records)

@@ -9,14 +9,13 @@ Boundary: does not know what the ONNX files mean, and never executes anything.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import io
 import json
 import os
 import shutil
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -27,7 +26,7 @@ from numpy.typing import NDArray
 
 from hardbit_deploy.errors import BundleError
 from hardbit_deploy.manifest import FORMAT, MANIFEST_NAME, SCHEMA_VERSION, Manifest, parse_manifest
-from hardbit_deploy.storage import replace_directory, sha256_file
+from hardbit_deploy.storage import refused_by_system, replace_directory, sha256_file
 
 __all__ = ["MAX_FILE_BYTES", "MAX_MANIFEST_BYTES", "Bundle", "load_bundle", "write_bundle"]
 
@@ -98,9 +97,10 @@ def load_bundle(path: str | Path, max_file_bytes: int = MAX_FILE_BYTES) -> Bundl
     listed name that leads out of the folder; a file that is missing, unlisted, not a regular file (symbolic links among
     them), of another size than listed, larger than `max_file_bytes`, or of another digest; arrays of the wrong shape or
     type, and labels out of range. No listed file is parsed before all of them have been verified.
+    Raises HardbitError where the system does not let a file be read.
     """
     folder = Path(path)
-    with _readable(folder):
+    with refused_by_system("the bundle cannot be read", folder, "look at its permissions and its disk"):
         data = _manifest_bytes(folder)
         manifest = parse_manifest(data)
         _verify_listing(folder, manifest)
@@ -111,16 +111,6 @@ def load_bundle(path: str | Path, max_file_bytes: int = MAX_FILE_BYTES) -> Bundl
     bundle = Bundle(folder, manifest, hashlib.sha256(data).hexdigest())
     _open_arrays(bundle)
     return bundle
-
-
-@contextlib.contextmanager
-def _readable(folder: Path) -> Iterator[None]:
-    """Files that this user may not read, or that a disk no longer gives."""
-    try:
-        yield
-    except OSError as error:
-        where = str(error.filename or folder)
-        raise BundleError(f"cannot be read: {error.strerror}", where, "look at its permissions and its disk") from error
 
 
 def write_bundle(

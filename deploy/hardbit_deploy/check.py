@@ -7,7 +7,8 @@ those of another program. Nor is one on a machine that the gate does not speak o
 
 from __future__ import annotations
 
-import shutil
+import errno
+import os
 import time
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
@@ -19,6 +20,7 @@ import numpy as np
 import hardbit_deploy
 from hardbit_deploy.baseline import Baseline, load_baseline
 from hardbit_deploy.bundle import Bundle, load_bundle
+from hardbit_deploy.chunk_store import forget_chunks
 from hardbit_deploy.engines import executed_precision
 from hardbit_deploy.errors import HardbitError
 from hardbit_deploy.evaluate import Evaluation, evaluate
@@ -27,6 +29,7 @@ from hardbit_deploy.latency import LatencyReport, LatencySettings, measure
 from hardbit_deploy.manifest import MANIFEST_NAME
 from hardbit_deploy.preflight import describe_machine, grade
 from hardbit_deploy.results import FORMAT, SCHEMA_VERSION, write_result
+from hardbit_deploy.storage import refused_by_system
 from hardbit_deploy.suite import Suite, named_suite
 from hardbit_deploy.verdict import environment_problems, judge
 
@@ -77,6 +80,8 @@ def check(
     suite = _suite_of(bundle, options)
     document = _head(bundle, suite, options) | {"created": created.isoformat(timespec="seconds"), "gate_source": origin}
     baseline = _baseline_of(promise, bundle, document)
+    if out_dir is not None:
+        _refuse_unusable_folder(Path(out_dir), bundle)
     report("prove executed precision", 0, 1)
     document["precision"] = executed_precision(bundle).to_document()
     document["environment"] = environment = describe_environment()
@@ -148,6 +153,21 @@ def _baseline_of(gate: Gate, bundle: Bundle, document: dict[str, Any]) -> Baseli
     return baseline
 
 
+def _refuse_unusable_folder(out_dir: Path, bundle: Bundle) -> None:
+    """Before hours of work: results need a folder that can be written, and would spoil a bundle that they lie in."""
+    home = bundle.path.resolve()
+    if home in (out_dir.resolve(), *out_dir.resolve().parents):
+        raise HardbitError(
+            "lies in the bundle, which may hold nothing but its own files",
+            where=str(out_dir),
+            remedy="choose another folder for the results",
+        )
+    with refused_by_system("results cannot be written", out_dir, "choose another folder"):
+        out_dir.mkdir(parents=True, exist_ok=True)
+        if not os.access(out_dir, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+
 def _head(bundle: Bundle, suite: Suite, options: CheckOptions) -> dict[str, Any]:
     """A result document with everything that is known before anything runs."""
     manifest = bundle.manifest
@@ -202,7 +222,7 @@ def _write(
         examples=evaluation.examples if evaluation else None,
         latency={"query_ms": timings.query_ms} if timings else None,
     )
-    shutil.rmtree(work_folder(out_dir), ignore_errors=True)
+    forget_chunks(work_folder(out_dir))
     return written
 
 

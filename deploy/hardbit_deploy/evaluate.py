@@ -30,6 +30,7 @@ from hardbit_deploy.chunk_store import ChunkStore
 from hardbit_deploy.engines.base import Target
 from hardbit_deploy.errors import HardbitError
 from hardbit_deploy.evidence import Evidence, collect_evidence
+from hardbit_deploy.preflight import cpu_model
 from hardbit_deploy.suite import Suite
 
 __all__ = ["Evaluation", "Progress", "evaluate"]
@@ -155,6 +156,7 @@ class _Plan:
             "suite": self.suite.to_document(),
             "runtime": runtime,
             "machine": platform.machine(),
+            "cpu": cpu_model(),  # instructions that are missing, such as VNNI, can change what an engine says
             "method": _METHOD,
         }
 

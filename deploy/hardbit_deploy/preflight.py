@@ -17,7 +17,16 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["FOREIGN_LOAD_LIMIT", "Grade", "LoadMeter", "describe_machine", "foreign_load", "grade", "worse_grade"]
+__all__ = [
+    "FOREIGN_LOAD_LIMIT",
+    "Grade",
+    "LoadMeter",
+    "cpu_model",
+    "describe_machine",
+    "foreign_load",
+    "grade",
+    "worse_grade",
+]
 
 FOREIGN_LOAD_LIMIT = 0.10  # cores busy with other people's work, per core of the machine
 LOAD_INTERVAL_S = 0.3  # at 100 ticks a second and two cores this resolves 2 % of the machine
@@ -38,7 +47,7 @@ def describe_machine(root: Path = Path("/"), load_interval_s: float = LOAD_INTER
     """
     return {
         "machine": platform.machine(),
-        "cpu": _cpu_model(root),
+        "cpu": cpu_model(root),
         "cores": os.cpu_count() or 1,
         "affinity": _affinity(),
         "governor": _common_text(root, "scaling_governor"),
@@ -138,7 +147,7 @@ def _onnxruntime() -> dict[str, Any]:
     return {"onnxruntime": onnxruntime.__version__, "providers": list(onnxruntime.get_available_providers())}
 
 
-def _cpu_model(root: Path) -> str:
+def cpu_model(root: Path = Path("/")) -> str:
     """The name that /proc/cpuinfo gives; Arm kernels give part numbers only, which is still better than nothing."""
     fields: dict[str, str] = {}
     for line in _lines(root / "proc/cpuinfo"):

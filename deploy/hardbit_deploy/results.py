@@ -9,6 +9,8 @@ from __future__ import annotations
 import io
 import json
 import math
+import zipfile
+import zlib
 from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
@@ -19,7 +21,7 @@ from numpy.typing import NDArray
 
 from hardbit_deploy.errors import HardbitError
 from hardbit_deploy.junit import junit_xml
-from hardbit_deploy.storage import write_atomically
+from hardbit_deploy.storage import refused_by_system, write_atomically
 
 __all__ = [
     "FORMAT",
@@ -64,13 +66,20 @@ def write_result(
     """Write a run and return its document with `files` filled in.
 
     Arrays come first and result.json last, so a folder with a result.json is complete; arrays of an earlier run that
-    this one does not have are removed.
+    this one does not have are removed. Raises HardbitError where the folder cannot be written.
     """
     folder = Path(folder)
+    with refused_by_system("the result cannot be written", folder, "make room, or choose another folder"):
+        return _write_result(folder, document, (records, examples, latency))
+
+
+def _write_result(
+    folder: Path, document: Mapping[str, Any], kinds: tuple[Mapping[str, NDArray[Any]] | None, ...]
+) -> dict[str, Any]:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / RESULT_FILE).unlink(missing_ok=True)
     files: dict[str, str] = {}
-    for name, arrays in zip(ARRAY_FILES, (records, examples, latency), strict=True):
+    for name, arrays in zip(ARRAY_FILES, kinds, strict=True):
         path = folder / f"{name}.npz"
         if arrays is None:
             path.unlink(missing_ok=True)
@@ -86,7 +95,9 @@ def write_result(
 
 def document_text(document: Mapping[str, Any]) -> str:
     """JSON of a document that may still hold numpy scalars; numbers that JSON cannot say become null."""
-    return json.dumps(_plain(document), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    text = json.dumps(_plain(document), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    # Half characters come from names of files that are not UTF-8: JSON has an escape for them, UTF-8 has none.
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def load_result(path: str | Path) -> dict[str, Any]:
@@ -122,7 +133,7 @@ def load_records(path: str | Path, document: Mapping[str, Any], name: str = "rec
     try:
         with np.load(arrays, allow_pickle=False) as archive:
             return {key: archive[key] for key in archive.files}
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise HardbitError(f"the {name} cannot be read: {error}", where=str(arrays)) from error
 
 

@@ -164,9 +164,10 @@ def noninferiority_rate(
 ) -> NoninferiorityResult:
     """Is a rate no worse than a promised `reference`, less `margin`?
 
-    Pass and fail each hold at `confidence`, whatever the number of images: with few images only a large distance from
-    the line decides. `images_needed` is the number at which a system exactly as good as promised passes with `power`;
-    where that many were used and the estimate still lies too near to the line, the number for the estimate seen.
+    The bounds are Wilson's, so `confidence` is nominal: close to it from some hundreds of images on, some points off it
+    with ten. With few images only a large distance from the line decides. `images_needed` is the number at which a
+    system exactly as good as promised passes with `power`; where that many were used and the estimate still lies too
+    near to the line, the number for the estimate seen.
     """
     line = reference - margin
     low, high = wilson_interval(successes, trials, 2 * confidence - 1)

@@ -14,7 +14,9 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-__all__ = ["replace_directory", "sha256_file", "write_atomically"]
+from hardbit_deploy.errors import HardbitError
+
+__all__ = ["refused_by_system", "replace_directory", "sha256_file", "write_atomically"]
 
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
@@ -63,6 +65,15 @@ def replace_directory(path: str | Path) -> Iterator[Path]:
         _sync_directory(target.parent)
     finally:
         shutil.rmtree(sibling, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def refused_by_system(what: str, where: str | Path, remedy: str) -> Iterator[None]:
+    """Turn an OSError of the body (a full disk, a folder without permission) into a HardbitError about `where`."""
+    try:
+        yield
+    except OSError as error:
+        raise HardbitError(f"{what}: {error.strerror or error}", str(error.filename or where), remedy) from error
 
 
 def sha256_file(path: str | Path) -> str:

@@ -4,9 +4,10 @@ Order of judgement: an engine that runs something else than declared; a machine 
 that fail outright; alarms, which make every other number doubtful; rules that cannot decide.
 
 A rate rule is one-sided non-inferiority. It passes when the lower bound lies above reference - margin, fails when the
-upper bound lies below it, and is inconclusive between, naming the number of images that would decide. Both bounds hold
-at the gate's confidence whatever the number of images, so with few images a large distance from the line still
-decides, and only that. Several rules need no correction for multiplicity: all of them must pass (intersection-union).
+upper bound lies below it, and is inconclusive between, naming the number of images that would decide. The bounds widen
+as images get fewer, so with few images a large distance from the line still decides, and only that. They are score
+bounds (Wilson, Tango): close to the gate's confidence from some hundreds of images on, nominal below that. Several
+rules need no correction for multiplicity: all of them must pass (intersection-union).
 
 Boundary: judges a result document; runs nothing, reads no file.
 """
@@ -93,10 +94,7 @@ def judge(
         doubts.insert(0, "executed precision was not proved")
     if doubts or (open_rules := _reasons(rules, "inconclusive")):
         return rules, _verdict("INCONCLUSIVE", doubts or open_rules)
-    kept = _reasons(rules, "pass") or [
-        "the gate has no rules: the engine is what it says it is, and no alarm was raised"
-    ]
-    return rules, _verdict("PASS", kept)
+    return rules, _verdict("PASS", _reasons(rules, "pass") or [NO_RULES])
 
 
 def environment_problems(gate: Gate, environment: Mapping[str, Any]) -> list[str]:
@@ -128,7 +126,10 @@ def _judge_rules(
         rule = getattr(gate, name)
         if rule is not None:
             yield _judge_rate(name, counts.get(_OUTCOMES[name][0]), rule, gate)
-    if gate.baseline is not None and baseline is not None:
+    if gate.baseline is not None and baseline is None:
+        reason = f"the baseline {gate.baseline.result} was not loaded"
+        yield GateRule("baseline", "inconclusive", reason, margin=gate.baseline.margin)
+    elif gate.baseline is not None and baseline is not None:
         baseline.refuse_other_conditions(document)
         for name in ("clean", "robust"):
             yield _judge_baseline(name, records, gate.baseline.margin, gate, baseline)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -16,7 +17,7 @@ import canonical_examples
 from bundle_examples import build_bundle, manifest_fields, smooth_images
 from hardbit_deploy import bundle as bundles
 from hardbit_deploy.bundle import load_bundle, write_bundle
-from hardbit_deploy.errors import BundleError
+from hardbit_deploy.errors import BundleError, HardbitError
 
 
 @pytest.fixture(scope="module")
@@ -277,6 +278,15 @@ class TestRefusedBeforeAnythingIsParsed:
         document["files"]["images.npy"]["sha256"] = "X" * 64
         (copy / "manifest.json").write_text(json.dumps(document))
         assert "images.npy.sha256 is not 64 lower-case hexadecimal digits" in refusal(copy)
+
+
+def test_a_file_that_may_not_be_read_is_named_with_the_reason(good, monkeypatch):
+    def forbidden(path):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+    monkeypatch.setattr(bundles, "sha256_file", forbidden)
+    with pytest.raises(HardbitError, match=r"good/\S+: the bundle cannot be read: Permission denied; look at"):
+        load_bundle(good)
 
 
 class TestArraysThatDoNotFit:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ import pytest
 import bundle_examples
 import planted_faults
 from hardbit_deploy import check as harness
-from hardbit_deploy import results
+from hardbit_deploy import chunk_store, results
 from hardbit_deploy.bundle import Bundle
 from hardbit_deploy.check import CheckOptions, check
 from hardbit_deploy.errors import HardbitError
@@ -192,6 +194,53 @@ def test_an_unlike_baseline_is_refused_before_any_work(
     gate = parse_gate({"baseline": {"result": "earlier"}}, folder=tmp_path)
     with pytest.raises(HardbitError, match=message):
         check(bundle.path, gate, None, CheckOptions(**{"images": 40, "latency": None, **changes}))
+
+
+@pytest.mark.parametrize("place", ["", "out", "a/b"])
+def test_results_inside_the_bundle_are_refused_before_any_work(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    monkeypatch.setattr(harness, "executed_precision", lambda *_: pytest.fail("work was done"))
+    with pytest.raises(HardbitError, match="lies in the bundle"):
+        check(bundle.path, None, bundle.path / place, UNTIMED)
+    assert harness.load_bundle(bundle.path).manifest_sha256 == bundle.manifest_sha256
+
+
+def test_a_folder_that_cannot_be_made_is_refused_before_any_work(
+    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(harness, "executed_precision", lambda *_: pytest.fail("work was done"))
+    (tmp_path / "file").write_text("")
+    for place in ("file", "file/below"):
+        with pytest.raises(HardbitError, match=r"file.*: results cannot be written: .*; choose another folder"):
+            check(bundle.path, None, tmp_path / place, UNTIMED)
+
+
+def test_a_disk_that_fills_up_is_a_sentence_and_leaves_what_was_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sliced = bundle_examples.build_bundle(tmp_path / "sliced", count=32, suite=SLICED)
+    write, writes = chunk_store.write_atomically, []
+
+    def fill_up(path: Path, content: bytes) -> None:
+        writes.append(path)
+        if len(writes) == 2:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        write(path, content)
+
+    monkeypatch.setattr(chunk_store, "write_atomically", fill_up)
+    with pytest.raises(HardbitError, match="measurements cannot be kept: No space left on device; make room"):
+        check(sliced.path, None, tmp_path / "out", UNTIMED)
+    monkeypatch.undo()
+    assert check(sliced.path, None, tmp_path / "out", UNTIMED)["resumed_images"] == 16
+
+
+def test_what_others_keep_in_a_folder_named_unfinished_is_left_alone(bundle: Bundle, tmp_path: Path) -> None:
+    mine = harness.work_folder(tmp_path) / "my novel.txt"
+    mine.parent.mkdir()
+    mine.write_text("Chapter 1")
+    check(bundle.path, None, tmp_path, CheckOptions(images=8, steps=1, restarts=1, latency=None, workers=1))
+    assert [path.name for path in mine.parent.iterdir()] == [mine.name]
 
 
 # --- going on ---------------------------------------------------------------------------------------------------------

@@ -105,6 +105,29 @@ def test_pickled_records_are_refused(tmp_path: Path) -> None:
         results.load_records(tmp_path, document)
 
 
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 no archive", b"nonsense"])
+def test_damaged_records_are_refused(tmp_path: Path, content: bytes) -> None:
+    document, _ = examples.example_run()
+    document["files"] = {"records": "records.npz"}
+    (tmp_path / "records.npz").write_bytes(content)
+    with pytest.raises(HardbitError, match="the records cannot be read"):
+        results.load_records(tmp_path, document)
+
+
+def test_a_name_that_is_not_utf_8_is_written_as_json_can_say_it(tmp_path: Path) -> None:
+    document, records = examples.example_run()
+    document["gate_source"] = "g\udcfcte.toml"
+    results.write_result(tmp_path, document, records)
+    assert results.load_result(tmp_path)["gate_source"] == "g\udcfcte.toml"
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    document, records = examples.example_run()
+    (tmp_path / "file").write_text("")
+    with pytest.raises(HardbitError, match=r"file: the result cannot be written: .*; make room"):
+        results.write_result(tmp_path / "file", document, records)
+
+
 # --- JUnit ------------------------------------------------------------------------------------------------------------
 
 

@@ -45,6 +45,14 @@ def test_a_failed_write_leaves_the_old_content(tmp_path, monkeypatch):
     assert names_in(tmp_path) == ["a"]
 
 
+def test_what_the_system_refuses_is_a_mistake_of_the_user_in_one_line(tmp_path):
+    with (
+        pytest.raises(HardbitError, match=r"missing/a: cannot be kept: No such file or directory; make room"),
+        storage.refused_by_system("cannot be kept", tmp_path, "make room"),
+    ):
+        (tmp_path / "missing" / "a").write_text("")
+
+
 def test_replace_directory_takes_the_place_of_the_whole_folder(tmp_path):
     for content in ("first", "second"):
         with storage.replace_directory(tmp_path / "out") as folder:

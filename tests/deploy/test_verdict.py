@@ -66,6 +66,26 @@ def test_an_engine_of_another_precision_is_wrong_before_anything_else() -> None:
     assert verdict_of(document, gate) == ("WRONG_ENGINE", 2, "conv1 runs as Conv in float")
 
 
+def test_a_baseline_that_the_gate_names_and_nobody_loaded_is_no_pass(tmp_path: Path) -> None:
+    document, _ = examples.example_run()
+    gate = parse_gate({"baseline": {"result": "earlier"}}, folder=tmp_path)
+    name, code, reasons = verdict_of(document, gate)
+    assert (name, code) == ("INCONCLUSIVE", 75)
+    assert reasons == f"the baseline {tmp_path / 'earlier'} was not loaded"
+
+
+@pytest.mark.parametrize("damage", ["missing", "shorter", "numbers"])
+def test_a_baseline_of_damaged_records_is_refused(tmp_path: Path, damage: str) -> None:
+    document, records = examples.example_run()
+    if damage == "missing":
+        del records["worst_case"]
+    else:
+        records["worst_case"] = records["worst_case"][:5] if damage == "shorter" else records["worst_case"] * 0.5
+    results.write_result(tmp_path, document, records)
+    with pytest.raises(HardbitError, match="records are damaged: worst_case is missing or of another kind"):
+        load_baseline(tmp_path)
+
+
 @pytest.mark.parametrize(
     ("rule", "reason"),
     [
