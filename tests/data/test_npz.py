@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from hardbit.data import ImageSet, image_shape, load_images
+from hardbit.data import ImageFacts, ImageSet, image_facts, load_images
 from hardbit.data.npz import write_npz
 from hardbit_deploy.errors import HardbitError
 
@@ -38,7 +38,8 @@ def test_layouts(tmp_path, stored, to_stored, expected_shape):
     assert loaded.labels.dtype == np.int64
     assert loaded.labels.tolist() == LABELS.tolist()
     assert loaded.class_names == ("0", "1", "2")
-    assert image_shape(name, "test") == expected_shape == loaded.shape
+    assert image_facts(name, "test") == ImageFacts(expected_shape, count=5, classes=3)
+    assert loaded.shape == expected_shape
 
 
 def test_several_splits_in_one_file(tmp_path):

@@ -158,6 +158,27 @@ MISTAKES = {
         SMALL.replace('"lenet"', '"lenet"\nclasses = 43'),
         "recipe:4: network.classes: the network tells 43 classes apart, fashion-mnist has 10; write classes = 10",
     ),
+    "a list that is too short": (
+        SMALL.replace('"lenet"', '"lenet"\ninput_shape = [1, 28]'),
+        "recipe:4: network.input_shape: this list is too short; write at least 3 values",
+    ),
+    "no list": (
+        SMALL.replace("[[training", '[training]\naugmentation = "crop"\n[[training'),
+        "recipe:7: training.augmentation: 'crop' should be a list",
+    ),
+    "more images than there are": (
+        SMALL.replace('mnist"', 'mnist"\nevaluation.count = 10_001'),
+        "recipe:6: data.evaluation.count: 10,001 images are asked for, fashion-mnist has 10,000; write count = 10000",
+    ),
+    "everything held out": (
+        SMALL.replace('mnist"', 'mnist"\nvalidation = 60_000'),
+        "recipe:6: data.validation: 60,000 of 60,000 images held out leave none to train on; write at most 59999",
+    ),
+    "no baseline": (
+        SMALL + '[gate.baseline]\nresult = "nowhere.json"',
+        "recipe:9: gate.baseline.result: there is no result nowhere.json; name an earlier result.json, or leave out "
+        "[gate.baseline]",
+    ),
     "unknown profile": (
         SMALL + '[quantization]\nprofile = "tensorrt"',
         "recipe:9: quantization.profile: there is no profile 'tensorrt'; known: onnxruntime",
@@ -274,14 +295,45 @@ def test_a_profile_that_does_not_serve_the_target_is_refused(monkeypatch):
 
 
 def test_images_of_ones_own_are_compared_with_the_network(tmp_path):
-    np.savez(tmp_path / "mine.npz", x_train=np.zeros((3, 32, 32, 3), np.uint8), y_train=np.zeros(3, int))
-    text = SMALL.replace("fashion-mnist", "npz:mine.npz") + "[threat_model]\neps_255 = 8"
+    write_set(tmp_path / "mine.npz", classes=10)
+    text = OWN.replace("resnet8", "lenet").replace('mine.npz"', 'mine.npz"\nevaluation.count = 3')
     assert problems(text, folder=tmp_path) == [
         "recipe:2: network.input_shape: lenet takes images of [1, 28, 28], npz:mine.npz has [3, 32, 32]; "
         "write input_shape = [3, 32, 32] or choose another network"
     ]
     recipe = parse_recipe(text.replace('"lenet"', '"resnet8"'), folder=tmp_path)
     assert recipe.data_set == f"npz:{tmp_path / 'mine.npz'}"
+
+
+OWN = SMALL.replace("fashion-mnist", "npz:mine.npz").replace("lenet", "resnet8") + "[threat_model]\neps_255 = 8"
+
+
+def write_set(file, classes, **arrays):
+    """As many training and test images of 32x32 as there are classes, one of each."""
+    images, labels = np.zeros((classes, 32, 32, 3), np.uint8), np.arange(classes)
+    np.savez(file, **{"x_train": images, "y_train": labels, "x_test": images, "y_test": labels} | arrays)
+
+
+def test_labels_of_ones_own_are_compared_with_the_network(tmp_path):
+    own = OWN.replace('mine.npz"', 'mine.npz"\nevaluation.count = 3')
+    write_set(tmp_path / "mine.npz", classes=12)
+    assert problems(own, folder=tmp_path) == [
+        "recipe:2: network.classes: the network tells 10 classes apart, npz:mine.npz has 12; write classes = 12, or "
+        "name every class in the file's class_names"
+    ]
+    write_set(tmp_path / "mine.npz", classes=9, class_names=[f"sort {number}" for number in range(10)])
+    assert parse_recipe(own, folder=tmp_path).network.classes == 10
+
+
+def test_the_test_split_of_ones_own_is_looked_at_before_anything_is_trained(tmp_path):
+    write_set(tmp_path / "mine.npz", classes=10)
+    assert problems(OWN, folder=tmp_path) == [
+        "recipe:4: data.evaluation.count: 2,000 images are asked for, npz:mine.npz has 10; write count = 10"
+    ]
+    np.savez(tmp_path / "mine.npz", x_train=np.zeros((10, 32, 32, 3), np.uint8), y_train=np.arange(10))
+    (problem,) = problems(OWN, folder=tmp_path)
+    assert problem.startswith("recipe:5: data.set: ")
+    assert "the split 'test' is not in it" in problem
 
 
 def test_a_file_that_is_no_recipe(tmp_path):

@@ -3,7 +3,7 @@
 Boundary: nothing here scales, augments or shuffles; the network's input is made from the bytes where it is needed.
 """
 
-from hardbit.data.image_set import ImageSet, carve_validation
-from hardbit.data.load import image_shape, load_images, set_names
+from hardbit.data.image_set import ImageFacts, ImageSet, carve_validation
+from hardbit.data.load import image_facts, load_images, set_names
 
-__all__ = ["ImageSet", "carve_validation", "image_shape", "load_images", "set_names"]
+__all__ = ["ImageFacts", "ImageSet", "carve_validation", "image_facts", "load_images", "set_names"]

@@ -16,15 +16,17 @@ from pathlib import Path
 import numpy as np
 
 from hardbit.data.idx import parse_idx
-from hardbit.data.image_set import ImageSet
+from hardbit.data.image_set import ImageFacts, ImageSet
 from hardbit_deploy.errors import HardbitError
 
-__all__ = ["CLASS_NAMES", "IMAGE_SHAPE", "cached", "find", "load"]
+__all__ = ["CLASS_NAMES", "FACTS", "cached", "find", "load"]
 
 CLASS_NAMES = (
     "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
 )  # fmt: skip
-IMAGE_SHAPE = (1, 28, 28)
+FACTS = {
+    split: ImageFacts((1, 28, 28), count, len(CLASS_NAMES)) for split, count in (("train", 60_000), ("test", 10_000))
+}
 URL = "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/"
 DEBIAN_FOLDER = Path("/usr/share/datasets/fashion-mnist")
 

@@ -9,7 +9,16 @@ from numpy.typing import NDArray
 
 from hardbit_deploy.errors import HardbitError
 
-__all__ = ["ImageSet", "carve_validation"]
+__all__ = ["ImageFacts", "ImageSet", "carve_validation"]
+
+
+@dataclass(frozen=True)
+class ImageFacts:
+    """What is known of a split without loading its images: (channels, height, width), how many, of how many classes."""
+
+    shape: tuple[int, int, int]
+    count: int
+    classes: int
 
 
 @dataclass(frozen=True)

@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from hardbit.data import fashion_mnist
-from hardbit.data.image_set import ImageSet
-from hardbit.data.npz import read_npz, read_shape
+from hardbit.data.image_set import ImageFacts, ImageSet
+from hardbit.data.npz import read_facts, read_npz
 from hardbit_deploy.errors import HardbitError
 
-__all__ = ["image_shape", "load_images", "set_names"]
+__all__ = ["image_facts", "load_images", "set_names"]
 
 _NPZ = "npz:"
 
@@ -30,10 +30,10 @@ def load_images(data_set: str, split: str, limit: int | None = None) -> ImageSet
     return images.first(limit)
 
 
-def image_shape(data_set: str, split: str) -> tuple[int, int, int]:
-    """(channels, height, width) of a set's images, without loading them; raises as `load_images` does."""
+def image_facts(data_set: str, split: str) -> ImageFacts:
+    """Shape, count and classes of a split, without loading its images; raises as `load_images` does."""
     _check(data_set, split)
-    return fashion_mnist.IMAGE_SHAPE if data_set == "fashion-mnist" else read_shape(_path(data_set), split)
+    return fashion_mnist.FACTS[split] if data_set == "fashion-mnist" else read_facts(_path(data_set), split)
 
 
 def _path(data_set: str) -> Path:

@@ -16,11 +16,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from hardbit.data.image_set import ImageSet
+from hardbit.data.image_set import ImageFacts, ImageSet
 from hardbit_deploy.errors import HardbitError
 from hardbit_deploy.storage import write_atomically
 
-__all__ = ["read_npz", "read_shape", "write_npz"]
+__all__ = ["read_facts", "read_npz", "write_npz"]
 
 _CHANNELS = (1, 3)
 
@@ -30,22 +30,18 @@ def read_npz(file: Path, split: str) -> ImageSet:
     with _open(file) as archive:
         images_name, labels_name = _array_names(archive, file, split)
         images = _channels_first(_array(archive, images_name, file), file, images_name)
-        labels = _array(archive, labels_name, file)
-        class_names = _text_list(archive, "class_names", file)
+        labels = _labels(archive, labels_name, file)
+        names = _class_names(archive, labels, file)
         provenance = _text(archive, "provenance", file)
-    if not np.issubdtype(labels.dtype, np.integer) or labels.ndim != 1 or not labels.size:
-        raise HardbitError(
-            f"'{labels_name}' is {labels.dtype} {labels.shape}, labels are integers of shape (n,)", where=str(file)
-        )
-    names = class_names or tuple(str(number) for number in range(int(labels.max()) + 1))
     source = f"{file.name} {split}" + (f": {provenance}" if provenance else "")
-    return ImageSet(np.ascontiguousarray(images), labels.astype(np.int64), names, source)
+    return ImageSet(np.ascontiguousarray(images), labels, names, source)
 
 
-def read_shape(file: Path, split: str) -> tuple[int, int, int]:
-    """(channels, height, width) of the images of `split`, from the header of the array alone."""
+def read_facts(file: Path, split: str) -> ImageFacts:
+    """Shape, count and classes of `split`: of its images, the header of their array alone is read."""
     with _open(file) as archive:
-        name, _ = _array_names(archive, file, split)
+        name, labels_name = _array_names(archive, file, split)
+        classes = len(_class_names(archive, _labels(archive, labels_name, file), file))
         try:
             with zipfile.ZipFile(file) as members, members.open(f"{name}.npy") as stream:
                 version = np.lib.format.read_magic(stream)
@@ -55,8 +51,8 @@ def read_shape(file: Path, split: str) -> tuple[int, int, int]:
             raise HardbitError(f"'{name}' cannot be read: {error}", where=str(file)) from error
     order = _axes(shape, file, name)
     padded = (*shape, 1) if len(shape) == 3 else shape
-    channels, height, width = (padded[axis] for axis in order[1:])
-    return channels, height, width
+    count, channels, height, width = (padded[axis] for axis in order)
+    return ImageFacts((channels, height, width), count, classes)
 
 
 def write_npz(file: Path, images: ImageSet, split: str, provenance: str) -> None:
@@ -117,12 +113,24 @@ def _array(archive: np.lib.npyio.NpzFile, name: str, file: Path) -> NDArray[np.g
         raise HardbitError(f"'{name}' cannot be read: {error}", where=str(file)) from error
 
 
+def _labels(archive: np.lib.npyio.NpzFile, name: str, file: Path) -> NDArray[np.int64]:
+    labels = _array(archive, name, file)
+    if not np.issubdtype(labels.dtype, np.integer) or labels.ndim != 1 or not labels.size:
+        raise HardbitError(
+            f"'{name}' is {labels.dtype} {labels.shape}, labels are integers of shape (n,)", where=str(file)
+        )
+    return labels.astype(np.int64)
+
+
+def _class_names(archive: np.lib.npyio.NpzFile, labels: NDArray[np.int64], file: Path) -> tuple[str, ...]:
+    """The names that the file gives, or the numbers from 0 to the largest label."""
+    if "class_names" in archive:
+        return tuple(str(name) for name in np.atleast_1d(_array(archive, "class_names", file)))
+    return tuple(str(number) for number in range(int(labels.max()) + 1))
+
+
 def _text(archive: np.lib.npyio.NpzFile, name: str, file: Path) -> str:
     return str(_array(archive, name, file)) if name in archive else ""
-
-
-def _text_list(archive: np.lib.npyio.NpzFile, name: str, file: Path) -> tuple[str, ...]:
-    return tuple(str(text) for text in np.atleast_1d(_array(archive, name, file))) if name in archive else ()
 
 
 def _channels_first(images: NDArray[np.generic], file: Path, name: str) -> NDArray[np.uint8]:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 
-from hardbit.data import image_shape
-from hardbit.recipe.defaults import DATA_SETS, NETWORK_OPTIONS
+from hardbit.data import ImageFacts, image_facts
+from hardbit.recipe.defaults import NETWORK_OPTIONS
 from hardbit.recipe.schema import Phase
 from hardbit.recipe.toml_text import KeyPath
 from hardbit_deploy.errors import HardbitError
@@ -49,35 +49,66 @@ def _network_options(s: SimpleNamespace, folder: Path) -> Iterator[Finding]:
         yield Finding(("network", key), f"{s.network.architecture} has no '{key}'", f"its options are {', '.join(own)}")
 
 
-def _network_fits_data(s: SimpleNamespace, folder: Path) -> Iterator[Finding]:
-    if s.network is None or s.data is None:
+def _data(s: SimpleNamespace, folder: Path) -> Iterator[Finding]:
+    """Images are looked at where their files are; those to train on are not needed where weights are shipped."""
+    if s.data is None:
         return
-    evaluation = s.data.evaluation.file
-    sources: list[tuple[KeyPath, str, str]] = [(("data", "set"), s.data.set, "train")]
-    if evaluation is not None:
-        sources.append((("data", "evaluation", "file"), f"npz:{evaluation}", "test"))
-    for path, source, split in sources:
-        if source.startswith("npz:") and not (folder / source[4:]).is_file():
-            if path == ("data", "evaluation", "file"):
-                yield Finding(path, f"there is no file {folder / source[4:]}", "make it with hardbit.data.extract")
-            continue  # a set to train on is not needed where weights are shipped
-        try:
-            shape = image_shape(source if source[:4] != "npz:" else f"npz:{folder / source[4:]}", split)
-        except HardbitError as error:
-            yield Finding(path, str(error), "")
-            continue
-        if shape != s.network.input_shape:
+    train_source, evaluation_source, split = s.data.set, s.data.set, s.data.evaluation.split
+    path: KeyPath = ("data", "set")
+    if s.data.evaluation.file is not None:
+        evaluation_source, path = f"npz:{s.data.evaluation.file}", ("data", "evaluation", "file")
+        if not (folder / s.data.evaluation.file).is_file():
+            message = f"there is no file {folder / s.data.evaluation.file}"
+            yield Finding(path, message, "make it with hardbit.data.extract")
+    train = yield from _facts(train_source, "train", ("data", "set"), folder)
+    evaluation = yield from _facts(evaluation_source, split, path, folder)
+    if train is not None:
+        yield from _network_fits(s, train, train_source)
+        if s.data.validation >= train.count:
             yield Finding(
-                ("network", "input_shape"),
-                f"{s.network.architecture} takes images of {list(s.network.input_shape)}, {source} has {list(shape)}",
-                f"write input_shape = {list(shape)} or choose another network",
+                ("data", "validation"),
+                f"{s.data.validation:,} of {train.count:,} images held out leave none to train on",
+                f"write at most {train.count - 1}",
             )
-    known = DATA_SETS.get(s.data.set)
-    if known and s.network.classes != known["classes"]:
+    if evaluation is not None:
+        if train is None or (evaluation.shape, evaluation.classes) != (train.shape, train.classes):
+            yield from _network_fits(s, evaluation, evaluation_source)
+        if s.data.evaluation.count > evaluation.count:
+            yield Finding(
+                ("data", "evaluation", "count"),
+                f"{s.data.evaluation.count:,} images are asked for, {evaluation_source} has {evaluation.count:,}",
+                f"write count = {evaluation.count}",
+            )
+
+
+def _facts(source: str, split: str, path: KeyPath, folder: Path) -> Generator[Finding, None, ImageFacts | None]:
+    """What a split is like, None where its file is not there; a Finding, and None, where it cannot be read."""
+    if source.startswith("npz:"):
+        source = f"npz:{folder / source[4:]}"
+        if not Path(source[4:]).is_file():
+            return None
+    try:
+        return image_facts(source, split)
+    except HardbitError as error:
+        yield Finding(path, str(error), "")
+        return None
+
+
+def _network_fits(s: SimpleNamespace, facts: ImageFacts, source: str) -> Iterator[Finding]:
+    if s.network is None:
+        return
+    if facts.shape != s.network.input_shape:
+        yield Finding(
+            ("network", "input_shape"),
+            f"{s.network.architecture} takes images of {list(s.network.input_shape)}, {source} has {list(facts.shape)}",
+            f"write input_shape = {list(facts.shape)} or choose another network",
+        )
+    if facts.classes != s.network.classes:
+        named = ", or name every class in the file's class_names" if source.startswith("npz:") else ""
         yield Finding(
             ("network", "classes"),
-            f"the network tells {s.network.classes} classes apart, {s.data.set} has {known['classes']}",
-            f"write classes = {known['classes']}",
+            f"the network tells {s.network.classes} classes apart, {source} has {facts.classes}",
+            f"write classes = {facts.classes}{named}",
         )
 
 
@@ -196,6 +227,13 @@ def _gate(s: SimpleNamespace, folder: Path) -> Iterator[Finding]:
             "every attack is classified correctly without one",
             "lower it, or raise gate.clean.reference",
         )
+    baseline = s.gate.baseline
+    if baseline and not (folder / baseline.result).exists():
+        yield Finding(
+            ("gate", "baseline", "result"),
+            f"there is no result {folder / baseline.result}",
+            "name an earlier result.json, or leave out [gate.baseline]",
+        )
     limits = [(key, getattr(latency, key)) for key in ("max_p50_ms", "max_p90_ms", "max_p99_ms")] if latency else []
     try:
         parse_gate(s.gate.document())
@@ -214,7 +252,7 @@ def _phases(s: SimpleNamespace) -> Iterator[tuple[KeyPath, Phase]]:
 
 _RULES: tuple[Callable[[SimpleNamespace, Path], Iterator[Finding]], ...] = (
     _network_options,
-    _network_fits_data,
+    _data,
     _profile,
     _adversaries,
     _phase_radii,

@@ -10,7 +10,7 @@ from typing import Any
 
 from hardbit_deploy.suite import SUITES
 
-__all__ = ["DATA_SETS", "INPUT_SHAPES", "NETWORK_OPTIONS", "resolve_defaults"]
+__all__ = ["INPUT_SHAPES", "NETWORK_OPTIONS", "RADII_255", "resolve_defaults"]
 
 NETWORK_OPTIONS: dict[str, dict[str, Any]] = {
     "lenet": {"channels": [16, 32], "hidden": 100},
@@ -19,9 +19,9 @@ NETWORK_OPTIONS: dict[str, dict[str, Any]] = {
 }
 INPUT_SHAPES = {"lenet": [1, 28, 28], "resnet8": [3, 32, 32], "resnet20": [3, 32, 32]}
 
-DATA_SETS: dict[str, dict[str, Any]] = {
-    # The radii that the field accepts, 0.1 and 1.5, in grey levels; L-inf on the grid of bytes.
-    "fashion-mnist": {"classes": 10, "eps_255": {"linf": 25.0, "l2": 382.5}},
+RADII_255: dict[str, dict[str, float]] = {
+    # Those that the field accepts, 0.1 and 1.5, in grey levels; L-inf on the grid of bytes.
+    "fashion-mnist": {"linf": 25.0, "l2": 382.5},
 }
 
 _PGD_STEPS = 7  # Madry et al. (2018)
@@ -60,9 +60,9 @@ def _network(network: dict[str, Any]) -> None:
 
 def _threat_model(threat_model: dict[str, Any], data_set: object) -> None:
     norm = threat_model.setdefault("norm", "linf")
-    known = DATA_SETS.get(data_set) if isinstance(data_set, str) else None
-    if known and isinstance(norm, str) and norm in known["eps_255"]:
-        threat_model.setdefault("eps_255", known["eps_255"][norm])
+    radii = RADII_255.get(data_set, {}) if isinstance(data_set, str) else {}
+    if isinstance(norm, str) and norm in radii:
+        threat_model.setdefault("eps_255", radii[norm])
     elif not (isinstance(data_set, str) and data_set.startswith("npz:")):
         threat_model.setdefault("eps_255", 1.0)  # the set or the norm is the mistake to report
 

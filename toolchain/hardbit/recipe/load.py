@@ -117,6 +117,8 @@ def _problem(detail: dict[str, Any]) -> Problem:
     context = detail.get("ctx", {})
     if kind == "extra_forbidden":
         return Problem(path, 0, "unknown key", _did_you_mean(path))
+    if kind == "missing" and isinstance(path[-1], int):
+        return Problem(path[:-1], 0, "this list is too short", f"write at least {path[-1] + 1} values")
     if kind == "missing":
         return Problem(path, 0, "this key is missing", f"write {_example(path)}")
     if kind == "literal_error":
@@ -125,8 +127,7 @@ def _problem(detail: dict[str, Any]) -> Problem:
         return Problem(path, 0, f"{value!r} is not allowed here", _FORMS.get(path[-1], f"write {context['pattern']}"))
     message = str(detail["msg"])
     message = message.removeprefix("Input should be ").removeprefix("Value should have ")
-    if kind in ("model_type", "model_attributes_type"):
-        message = "a table"
+    message = {"model_type": "a table", "model_attributes_type": "a table", "tuple_type": "a list"}.get(kind, message)
     shown = value if isinstance(value, str | int | float | bool | list) else type(value).__name__
     return Problem(path, 0, f"{shown!r} should be {message}", "")
 
