@@ -11,6 +11,7 @@ from torch import nn
 from hardbit.graph.export import export_canonical
 from hardbit.quantize import Bits, freeze, quantize
 from hardbit.quantize.calibration import calibrate
+from hardbit.targets import integer_nodes, lower
 from hardbit.train.adversary import centred
 from hardbit_deploy.errors import HardbitError
 from quantized_examples import calibrated, random_images
@@ -110,3 +111,84 @@ def test_strides_groups_and_pools_survive():
 def test_a_module_that_is_not_frozen_is_refused():
     with pytest.raises(HardbitError, match="not frozen"):
         export_canonical(calibrated("lenet", 4), SHAPES["lenet"])
+
+
+class Tutorial(nn.Module):
+    """The shapes that beginners write: pooling before the ReLU, one pool in two places, layers with odd names."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv1 = nn.Conv2d(1, 6, 3)
+        self.image = nn.Conv2d(6, 8, 3)
+        self.norm = nn.BatchNorm2d(8, affine=False)
+        self.drop = nn.Dropout2d()
+        self.pool = nn.MaxPool2d(2)
+        self.squeeze = nn.Conv2d(8, 8, 1)
+        self.logits = nn.Linear(8, 5)
+
+    def forward(self, x):
+        x = nn.functional.relu(self.pool(self.conv1(x)))
+        x = self.pool(self.drop(self.norm(self.image(x)))).relu()
+        return self.logits(torch.flatten(nn.functional.adaptive_avg_pool2d(self.squeeze(x), [1, 1]), 1))
+
+
+class Branches(nn.Module):
+    """What one layer gives is read by a ReLU, by a pool and by an Add; three summands; the image as a summand."""
+
+    def __init__(self):
+        super().__init__()
+        self.a = nn.Conv2d(3, 3, 3, padding=1, bias=False)
+        self.b = nn.Conv2d(3, 3, 3, padding=1)
+        self.c = nn.Conv2d(3, 3, 3, padding=2, dilation=2, groups=3)
+        self.fc = nn.Linear(3 * 49, 5, bias=False)
+
+    def forward(self, x):
+        y = nn.functional.max_pool2d(self.a(x), 3, stride=1, padding=1)
+        z = self.b(y) + y.relu() + x
+        return self.fc(torch.flatten(nn.functional.avg_pool2d(self.c(z), 2), 1))
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+@pytest.mark.parametrize(("network", "shape"), [(Tutorial, (1, 18, 18)), (Branches, (3, 14, 14))])
+def test_networks_that_users_bring_run_in_integers_as_their_twins_say(network, shape, bits):
+    torch.manual_seed(0)
+    plain = network()
+    layers = {name for name, m in plain.named_modules() if isinstance(m, nn.Conv2d | nn.Linear)}
+    module = quantize(plain, "onnxruntime", Bits(bits, bits))
+    pixels = random_images(200, shape)
+    images = centred(torch.from_numpy(pixels))
+    calibrate(module, images.split(50))
+    with torch.no_grad():
+        for batch in images.split(50):
+            module(batch)
+    twin = freeze(module.eval()).eval()
+    model = export_canonical(twin, shape)
+    with torch.no_grad():
+        expected, plain_logits = twin(images).numpy(), plain.eval()(images).numpy()
+    engine = lower(model, "onnxruntime")
+    assert {node["name"].removesuffix("_1") for node in integer_nodes(model)} == layers
+    for logits in (run_canonical(model, images, False), run_canonical(engine, torch.from_numpy(pixels), True)):
+        assert np.array_equal(logits.argmax(1), expected.argmax(1))
+        assert np.abs(logits - expected).max() <= 1e-4
+    if bits == 8 and network is Branches:  # without BatchNorm, whose statistics the plain network lacks
+        assert np.corrcoef(expected.ravel(), plain_logits.ravel())[0, 1] > 0.99
+
+
+class Rows(nn.Module):
+    """A Linear layer on the rows of an image: PyTorch takes it, a Gemm does not."""
+
+    def __init__(self):
+        super().__init__()
+        self.rows = nn.Linear(8, 4)
+        self.fc = nn.Linear(32, 2)
+
+    def forward(self, x):
+        return self.fc(torch.flatten(self.rows(x), 1))
+
+
+def test_a_linear_layer_on_other_than_rows_and_images_of_another_shape_are_refused_by_place():
+    rows = freeze(quantize(Rows(), "onnxruntime", Bits(8, 8)))
+    with pytest.raises(HardbitError, match=r"^rows: a Linear layer reads a tensor of 4 axes; flatten it first"):
+        export_canonical(rows, (1, 8, 8))
+    with pytest.raises(HardbitError, match=r"^fc1: the network does not take images of shape \(1, 20, 20\)"):
+        export_canonical(freeze(calibrated("lenet", 4)), (1, 20, 20))

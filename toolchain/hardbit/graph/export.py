@@ -17,8 +17,7 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import fx, nn
 
-from hardbit.quantize.operators import operator_of
-from hardbit.quantize.placement import node_place
+from hardbit.quantize.operators import node_place, operator_of, pooling_of
 from hardbit.quantize.quantizers import activation_numerics, parameter_codes
 from hardbit_deploy.errors import HardbitError
 
@@ -38,9 +37,9 @@ def export_canonical(
     Opset 18, dynamic batch, float32 input `image` in [-0.5, 0.5), float32 output `logits`; checked by onnx.checker.
     Raises HardbitError naming the layer whose integers do not fit.
     """
+    classes = _classes(module, input_shape)
     writer = _Writer(module)
     output = writer.run()
-    classes = _classes(module, input_shape)
     graph = helper.make_graph(
         [*writer.nodes, helper.make_node("Identity", [output], ["logits"], name="logits")],
         "canonical",
@@ -64,6 +63,7 @@ class _Writer:
         self.nodes: list[onnx.NodeProto] = []
         self.initializers: list[onnx.TensorProto] = []
         self.values: dict[fx.Node, str] = {}
+        self.names = {"logits"}
 
     def run(self) -> str:
         """Write everything; returns the name of the tensor that holds the logits."""
@@ -80,22 +80,22 @@ class _Writer:
     def _write(self, node: fx.Node, operator: str) -> str:
         inputs = [self.values[source] for source in node.all_input_nodes]
         child: Any = self.module.get_submodule(str(node.target)) if node.op == "call_module" else None
-        name = node_place(node)
+        if operator == "Identity":
+            return inputs[0]
+        name = self._free_name(node_place(node))
         if operator == "Quantize" and child is not None:
             return self._write_quantizer(child, name, inputs[0])
         if operator == "Conv" and child is not None:
             attributes = {
                 "kernel_shape": list(child.kernel_size),
                 "strides": list(child.stride),
-                "pads": _pads(child.padding, name),
+                "pads": _pads(child.padding),
                 "dilations": list(child.dilation),
                 "group": child.groups,
             }
             return self._node("Conv", [inputs[0], *self._parameters(child, name)], name, **attributes)
         if operator == "Gemm" and child is not None:
             return self._node("Gemm", [inputs[0], *self._parameters(child, name)], name, transB=1)
-        if operator == "Identity":
-            return inputs[0]
         if operator == "Add":
             return self._node("Add", inputs, name)
         if operator == "Flatten":
@@ -146,6 +146,14 @@ class _Writer:
             tensors.append(self._node("DequantizeLinear", inputs, f"{name}.{kind}.dequantize", bits=bits, axis=0))
         return tensors
 
+    def _free_name(self, place: str) -> str:
+        """`place`, with a number where the name is taken: one pooling module may be called in several places."""
+        name, count = place, 1
+        while name in self.names:
+            name, count = f"{place}_{count}", count + 1
+        self.names.add(name)
+        return name
+
     def _constant(self, name: str, value: object) -> str:
         self.initializers.append(numpy_helper.from_array(np.asarray(value), name))
         return name
@@ -159,34 +167,22 @@ class _Writer:
         return node.output[0]
 
 
-def _pads(padding: Any, name: str) -> list[int]:
-    if isinstance(padding, str):
-        raise HardbitError(
-            f"padding='{padding}' is not exported", where=name, remedy="give the padding as numbers of pixels"
-        )
-    height, width = padding if isinstance(padding, Sequence) else (padding, padding)
-    return [height, width, height, width]
+def _pads(padding: Any) -> list[int]:
+    return _pair(padding) * 2
 
 
 def _pool_attributes(node: fx.Node, child: Any, operator: str) -> dict[str, Any]:
-    """Attributes of a pooling module, or of the same call as a function, read by binding it to the module's
-    signature."""
-    if child is None:
-        kind: Any = nn.MaxPool2d if operator == "MaxPool" else nn.AvgPool2d
-        child = kind(*node.args[1:], **{k: v for k, v in node.kwargs.items() if k != "input"})
-    kernel = _pair(child.kernel_size)
+    pool = pooling_of(node, child, operator)
     attributes: dict[str, Any] = {
-        "kernel_shape": kernel,
-        "strides": _pair(child.stride if child.stride is not None else child.kernel_size),
-        "pads": _pads(child.padding, node_place(node)),
-        "ceil_mode": int(bool(child.ceil_mode)),
+        "kernel_shape": _pair(pool.kernel_size),
+        "strides": _pair(pool.stride if pool.stride is not None else pool.kernel_size),
+        "pads": _pads(pool.padding),
+        "ceil_mode": 0,
     }
     if operator == "AveragePool":
-        attributes["count_include_pad"] = int(bool(child.count_include_pad))
-        if getattr(child, "divisor_override", None):
-            raise HardbitError("divisor_override has no counterpart in ONNX", where=node_place(node))
+        attributes["count_include_pad"] = int(bool(pool.count_include_pad))
     else:
-        attributes["dilations"] = _pair(child.dilation)
+        attributes["dilations"] = _pair(pool.dilation)
     return attributes
 
 
@@ -195,9 +191,36 @@ def _pair(value: Any) -> list[int]:
 
 
 def _classes(module: fx.GraphModule, input_shape: Sequence[int]) -> int:
+    """How many logits there are; refuses images that the network does not take, and a Linear on other than rows."""
     was_training = module.training
     module.eval()
-    with torch.no_grad():
-        logits = module(torch.zeros(1, *input_shape))
-    module.train(was_training)
+    shapes = _Shapes(module)
+    try:
+        with torch.no_grad():
+            logits = shapes.run(torch.zeros(1, *input_shape))
+    except RuntimeError as error:
+        raise HardbitError(
+            f"the network does not take images of shape {tuple(input_shape)}: {str(error).splitlines()[0]}",
+            where=shapes.place,
+        ) from error
+    finally:
+        module.train(was_training)
     return int(logits.shape[1])
+
+
+class _Shapes(fx.Interpreter):
+    """Runs the module node by node, knows where it is, and looks at what every Linear reads."""
+
+    place = "image"
+
+    def run_node(self, n: fx.Node) -> Any:
+        self.place = node_place(n)
+        if operator_of(self.module, n) == "Gemm":
+            (tensor,) = (self.env[source] for source in n.all_input_nodes)
+            if tensor.dim() != 2:
+                raise HardbitError(
+                    f"a Linear layer reads a tensor of {tensor.dim()} axes",
+                    where=self.place,
+                    remedy="flatten it first: torch.flatten(x, 1)",
+                )
+        return super().run_node(n)

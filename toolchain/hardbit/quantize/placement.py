@@ -9,7 +9,8 @@ from typing import Any
 from torch import fx, nn
 
 from hardbit.quantize.bits import Bits
-from hardbit.quantize.operators import operator_of
+from hardbit.quantize.legality import check_traced
+from hardbit.quantize.operators import node_place
 from hardbit.quantize.profiles import Profile, get_profile
 from hardbit.quantize.quantizers import quant_conv, quant_identity, quant_image, quant_linear, quant_relu
 from hardbit_deploy.errors import HardbitError
@@ -18,6 +19,7 @@ __all__ = ["quantize", "trace"]
 
 _TRANSPARENT = frozenset({"MaxPool", "Flatten", "Identity"})
 _POOLS = frozenset({"AveragePool", "GlobalAveragePool"})
+_LAYERS = frozenset({"Conv", "Gemm", "BatchNormalization"})
 
 
 def quantize(module: nn.Module, profile: str | Profile, bits: Bits) -> fx.GraphModule:
@@ -76,17 +78,8 @@ class _Placement:
 
     def run(self) -> fx.GraphModule:
         nodes = list(self.graph.nodes)
-        for node in nodes:
-            self.operators[node] = operator_of(self.module, node)
-            if self.operators[node] not in self.profile.operators | {"input", "output"}:
-                raise HardbitError(
-                    f"profile '{self.profile.name}' does not know the operation '{self.operators[node]}'",
-                    where=node_place(node),
-                    remedy=f"it knows {', '.join(sorted(self.profile.operators))}",
-                )
+        self.operators = check_traced(self.module, self.profile)
         heavy = [n for n in nodes if self.operators[n] in ("Conv", "Gemm")]
-        if not heavy:
-            raise HardbitError("there is no Conv or Linear layer to quantize", where=type(self.module).__name__)
         self.first, self.last = heavy[0], heavy[-1]
         for node in nodes:
             self._visit(node, self.operators[node])
@@ -101,52 +94,48 @@ class _Placement:
         elif operator in ("Conv", "Gemm"):
             self._ensure_quantized(node, node.all_input_nodes[0])
             self._replace_layer(node, operator)
-        elif operator == "BatchNormalization":
-            self._check_batch_norm(node)
         elif operator == "Relu":
             self._replace_relu(node)
         elif operator == "Add":
             self._visit_add(node)
         elif operator in _TRANSPARENT | _POOLS:
             self._visit_shape(node, operator)
-        elif operator == "output" and self.operators.get(node.all_input_nodes[0]) not in ("Conv", "Gemm"):
-            raise HardbitError(
-                "the logits must come straight from the last Linear or Conv layer",
-                where=node_place(node.all_input_nodes[0]),
-                remedy="leave Softmax and the like to the evaluation",
-            )
 
     def _visit_add(self, node: fx.Node) -> None:
-        operands = node.all_input_nodes
-        if len(operands) != 2 or len(node.args) != 2:
-            raise HardbitError("an Add must have two different tensor operands", where=node_place(node))
-        for operand in operands:
+        for operand in node.all_input_nodes:
             self._ensure_quantized(node, operand)
         if all(self._is_non_negative(a) for a in node.all_input_nodes):
             self.non_negative.add(node)
 
     def _visit_shape(self, node: fx.Node, operator: str) -> None:
+        if operator in _POOLS and self.operators.get(self._origin(node.all_input_nodes[0])[0]) in _LAYERS:
+            self._ensure_quantized(node, node.all_input_nodes[0])  # a layer read by an average would run in float
         source = node.all_input_nodes[0]
         if self._is_non_negative(source):
             self.non_negative.add(node)
         if source in self.quantized and operator in _TRANSPARENT:
             self.quantized.add(node)
 
+    def _origin(self, source: fx.Node) -> tuple[fx.Node, list[fx.Node]]:
+        """Where the values of `source` were computed or quantized, and the nodes that only moved them since."""
+        moved = []
+        while source not in self.quantized and self.operators.get(source) in _TRANSPARENT:
+            moved.append(source)
+            source = source.all_input_nodes[0]
+        return source, moved
+
     def _ensure_quantized(self, user: fx.Node, source: fx.Node) -> None:
-        """Put a quantizer on the value `source`, for all who use it, unless it is quantized already."""
-        if source in self.quantized:
-            return
-        only_for_last = user is self.last and self.operators.get(source) in _POOLS | _TRANSPARENT
-        width = self.bits.last_layer if only_for_last else self.bits.activations
-        origin = source
-        while self.operators.get(origin) in _TRANSPARENT and len(origin.users) == 1:
-            origin = origin.all_input_nodes[0]  # quantize before a Flatten, not behind it: engines fuse that form
-        signed = not (self.profile.unsigned_after_relu and self._is_non_negative(origin))
-        self._insert_after(origin, f"{_attribute(origin)}_quant", quant_identity(width, signed=signed))
-        node = source
-        while node is not origin:
-            self.quantized.add(node)
-            node = node.all_input_nodes[0]
+        """Put a quantizer on the value `source`, for all who use it, unless it is quantized already.
+
+        It goes before a Flatten or MaxPool, not behind it: engines fuse that form.
+        """
+        origin, moved = self._origin(source)
+        if origin not in self.quantized:
+            only_for_last = user is self.last and self.operators.get(source) in _POOLS | _TRANSPARENT
+            width = self.bits.last_layer if only_for_last else self.bits.activations
+            signed = not (self.profile.unsigned_after_relu and self._is_non_negative(origin))
+            self._insert_after(origin, f"{_attribute(origin)}_quant", quant_identity(width, signed=signed))
+        self.quantized.update(moved)
 
     def _insert_after(self, node: fx.Node, name: str, quantizer: nn.Module) -> None:
         target = _free_name(self.module, name)
@@ -170,32 +159,32 @@ class _Placement:
         _set_submodule(self.module, str(node.target), layer)
 
     def _replace_relu(self, node: fx.Node) -> None:
+        """A ReLU with its quantizer. Between a layer and its ReLU, a MaxPool or Flatten changes places with the ReLU,
+        which is the same function: a layer whose result another operator reads would run in float."""
         name = str(node.target) if node.op == "call_module" else _free_name(self.module, node.name)
         if node.op == "call_module" and sum(n.target == node.target for n in self.graph.nodes) > 1:
             name = _free_name(self.module, f"{node.target}_{node.name}")  # one ReLU module used in several places
-        _set_submodule(self.module, name, quant_relu(self.bits.activations))
-        with self.graph.inserting_after(node):
-            inserted = self.graph.call_module(name, (node.all_input_nodes[0],))
-        node.replace_all_uses_with(inserted)
-        self.graph.erase_node(node)
-        self.quantized.add(inserted)
-        self.non_negative.add(inserted)
-        self.operators[inserted] = "Relu"
-
-    def _check_batch_norm(self, node: fx.Node) -> None:
         source = node.all_input_nodes[0]
-        if self.operators.get(source) not in ("Conv", "Gemm") or len(source.users) != 1:
-            raise HardbitError(
-                "a BatchNorm must follow one Conv or Linear layer alone, to be folded into it", where=node_place(node)
-            )
+        origin, moved = self._origin(source)
+        if self.operators.get(origin) in _LAYERS and any(len(n.users) > 1 for n in (origin, *moved)):
+            self._ensure_quantized(node, source)  # others read the layer without this ReLU
+            source = node.all_input_nodes[0]
+            origin, moved = self._origin(source)
+        early = bool(moved) and self.operators.get(origin) in _LAYERS
+        _set_submodule(self.module, name, quant_relu(self.bits.activations))
+        with self.graph.inserting_after(origin if early else node):
+            inserted = self.graph.call_module(name, (origin if early else source,))
+        if early:
+            origin.replace_all_uses_with(inserted, delete_user_cb=lambda user: user is not inserted)
+        node.replace_all_uses_with(source if early else inserted)
+        self.graph.erase_node(node)
+        of_codes = {inserted, *(moved if early else ())}
+        self.quantized |= of_codes
+        self.non_negative |= of_codes
+        self.operators[inserted] = "Relu"
 
     def _is_non_negative(self, node: fx.Node) -> bool:
         return node in self.non_negative
-
-
-def node_place(node: fx.Node) -> str:
-    """Where a node stands in the user's network, for messages."""
-    return str(node.target) if node.op == "call_module" else node.name
 
 
 def _attribute(node: fx.Node) -> str:

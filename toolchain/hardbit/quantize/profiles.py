@@ -13,19 +13,17 @@ __all__ = ["PROFILES", "Profile", "get_profile"]
 class Profile:
     """What one engine can keep in integers.
 
-    `residual_branches`: an Add runs in integers when "both" of its operands are quantized. `unsigned_after_relu`:
-    non-negative activations are unsigned. `operators`: what may stand in the network, in the words of ONNX.
+    `unsigned_after_relu`: non-negative activations are unsigned. `operators`: what may stand in the network, in the
+    words of ONNX.
     """
 
     name: str
-    residual_branches: str
     unsigned_after_relu: bool
     operators: frozenset[str]
 
 
 _ONNXRUNTIME = Profile(
     name="onnxruntime",
-    residual_branches="both",
     unsigned_after_relu=True,
     operators=frozenset(
         {
