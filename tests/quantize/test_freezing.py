@@ -1,14 +1,17 @@
 """Freezing folds BatchNorm, fixes scales, and leaves a network whose float32 arithmetic is exact."""
 
 import numpy as np
+import onnxruntime
 import pytest
 import torch
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
+from hardbit.graph.export import export_canonical
 from hardbit.quantize import freeze
 from hardbit.quantize.freezing import fold_batch_norm
 from hardbit.quantize.operators import operator_of
 from hardbit.quantize.quantizers import activation_numerics, is_weight_layer, parameter_codes
+from hardbit.targets import lower
 from hardbit.train.adversary import centred
 from quantized_examples import calibrated, random_images
 
@@ -84,3 +87,28 @@ def test_a_frozen_network_still_learns_with_its_scales_fixed():
     twin(images).square().sum().backward()
     layers = [m for m in twin.modules() if is_weight_layer(m)]
     assert all(torch.any(layer.weight.grad != 0) and torch.any(layer.bias.grad != 0) for layer in layers)
+
+
+@pytest.mark.parametrize("bits", [8, 4, 2])
+@pytest.mark.parametrize("gamma", [0.0, 1e-20, 1e-9, 1e-6])
+def test_a_channel_that_batch_norm_has_switched_off_keeps_its_bias(bits, gamma):
+    """Weight decay does this to trained networks: weights near zero, so tiny scales, beside a bias that is not."""
+    module = calibrated("lenet", bits)
+    with torch.no_grad():
+        module.bn2.weight[:3] = gamma
+        module.bn2.bias[:3] = torch.tensor([0.7, -30.0, 0.0])
+    images = random_images(64, (1, 28, 28), seed=1)
+    twin = freeze(module).eval()
+    with torch.no_grad():
+        single = twin(centred(torch.from_numpy(images))).numpy()
+        before = module.eval()(centred(torch.from_numpy(images))).numpy()
+    engine = lower(export_canonical(twin, (1, 28, 28)), "onnxruntime")
+    (logits,) = onnxruntime.InferenceSession(engine.SerializeToString()).run(None, {"image": images})
+    assert np.abs(logits - single).max() <= 1e-4
+    if bits == 8:
+        assert np.abs(single - before).max() < 0.1 * np.abs(before).max()
+    biases = parameter_codes(twin.conv2)
+    folded = torch.tensor([0.7, -30.0, 0.0]) - gamma * module.bn2.running_mean[:3] / torch.sqrt(
+        module.bn2.running_var[:3] + module.bn2.eps
+    )
+    assert torch.allclose((biases.bias * biases.bias_scale)[:3].float(), folded, rtol=1e-4, atol=1e-6)

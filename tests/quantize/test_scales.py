@@ -8,9 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from hardbit.quantize import calibrate
+from hardbit.quantize import Bits, calibrate, quantize
 from hardbit.quantize.quantizers import activation_scale, is_activation_quantizer
 from hardbit.quantize.scales import SIGNIFICAND_BITS, ActivationScale, WeightScale, short_significand
+from hardbit_deploy.errors import HardbitError
 from quantized_examples import calibrated
 
 
@@ -51,6 +52,25 @@ def test_calibration_ignores_the_rare_outlier_and_leaves_the_image_scale_alone()
     assert float(scale.value) == 1.0
     module = calibrated("lenet", 4)
     assert float(activation_scale(module.input_quant).value) == 1 / 256
+
+
+@pytest.mark.parametrize("batches", [[], [torch.zeros(16, 1, 28, 28)], [torch.full((16, 1, 28, 28), torch.nan)]])
+def test_calibration_without_anything_to_see_is_refused_by_place(batches):
+    module = quantize(nn.Sequential(nn.ReLU(), nn.Flatten(), nn.Linear(784, 2)), "onnxruntime", Bits())
+    with pytest.raises(HardbitError, match=r"^0: calibration saw no values to choose a scale by"):
+        calibrate(module, batches)
+    calibrate(module, [torch.rand(16, 1, 28, 28) - 0.5])
+    assert float(activation_scale(module.get_submodule("0")).value) == 2.0**-9  # nearest to 1/2 over 255
+
+
+def test_a_layer_that_is_hardly_ever_active_is_calibrated_by_what_is():
+    scale = ActivationScale(15)
+    scale.observing = True
+    values = torch.zeros(10_000)
+    values[0] = 15.0
+    scale(values)
+    assert scale.settle()
+    assert float(scale.value) == 1.0
 
 
 def test_calibration_leaves_no_trace_in_the_statistics_of_batch_norm():

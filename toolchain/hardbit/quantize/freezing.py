@@ -33,10 +33,22 @@ def freeze(module: fx.GraphModule) -> fx.GraphModule:
         layer: Any = frozen.get_submodule(str(node.target))
         if layer.bias is None:
             layer.bias = nn.Parameter(torch.zeros(layer.weight.shape[0]))
-        weight_scale(layer).freeze(layer.weight)
+        weight_scale(layer).freeze(layer.weight, at_least=_least_scale(layer, input_scale))
         grid = weight_scale(layer).fixed.flatten() * input_scale
         set_bias_grid(layer, grid)
     return frozen
+
+
+def _least_scale(layer: Any, input_scale: float) -> Tensor:
+    """The weight scale (out,) below which the bias of a channel would not be an int32 accumulator's.
+
+    A BatchNorm that has all but switched a channel off leaves weights near zero and a bias that is not. Beside
+    2^30 counts of bias the rounding of such weights is nothing. Where all weights are zero their scale is free, and
+    2^18 counts keep the sums exact (see `hardbit.quantize.scales`).
+    """
+    dead = layer.weight.detach().flatten(1).abs().amax(1) == 0
+    counts = torch.where(dead, 2.0**18, 2.0**30)
+    return layer.bias.detach().abs() / (counts * input_scale)
 
 
 def fold_batch_norm(module: fx.GraphModule) -> None:

@@ -48,24 +48,29 @@ class ActivationScale(nn.Module):
             magnitude = x.detach().abs().flatten()
             rank = max(1, round(self.quantile * magnitude.numel()))
             reach = torch.kthvalue(magnitude, rank).values
+            if reach == 0:
+                reach = magnitude.max()  # hardly anything is active: all of it counts
             self._seen.append(reach)
             return reach.clamp_min(2.0**-20) / self.largest_code  # unrounded while it is being found
         return self.value
 
-    def settle(self) -> None:
-        """Fix the scale at the power of two nearest to (mean quantile) / largest_code."""
-        if self._seen:
-            reach = torch.stack(self._seen).mean().clamp_min(2.0**-20)
-            self.value.copy_(torch.exp2(torch.round(torch.log2(reach / self.largest_code))))
-        self._seen.clear()
+    def settle(self) -> bool:
+        """Fix the scale at the power of two nearest to (mean quantile) / largest_code; False where nothing but zeros,
+        or nothing finite, was seen to fix it by."""
         self.observing = False
+        reach = torch.stack(self._seen).mean() if self._seen else torch.zeros(())
+        self._seen.clear()
+        if not torch.isfinite(reach) or reach <= 0:
+            return False
+        self.value.copy_(torch.exp2(torch.round(torch.log2(reach.clamp_min(2.0**-20) / self.largest_code))))
+        return True
 
 
 class WeightScale(nn.Module):
     """Per-channel scale of a weight of shape (out, ...): the Brevitas scaling of one weight quantizer.
 
-    Starts from max |w| (from mean |w| at 2 bits, TRAINING: `max` leaves nearly all codes at zero) over the largest
-    code; below 7 bits it is learned, in the log domain; at 7 and 8 it follows max |w|. `freeze` fixes it.
+    Starts from max |w| over the largest code (at 2 bits from mean |w|: max leaves nearly all codes at zero). Below 7
+    bits it is learned, in the log domain; at 7 and 8 it follows max |w|. `freeze` fixes it.
     """
 
     fixed: Tensor
@@ -97,10 +102,13 @@ class WeightScale(nn.Module):
             with torch.no_grad():
                 self.log2_scale.add_(torch.log2(factor.abs().clamp_min(2.0**-40)).view_as(self.log2_scale))
 
-    def freeze(self, weight: Tensor) -> None:
-        """Fix the scale at what it is for `weight`."""
+    def freeze(self, weight: Tensor, at_least: Tensor | None = None) -> None:
+        """Fix the scale at what it is for `weight`, but not under `at_least` (out,), rounded up to a power of two."""
         with torch.no_grad():
             self.fixed.copy_(self.forward(weight))
+            if at_least is not None:
+                least = torch.exp2(torch.ceil(torch.log2(at_least.clamp_min(2.0**-100)))).view_as(self.fixed)
+                self.fixed.copy_(torch.maximum(self.fixed, least))
         self.log2_scale = None
         self._frozen = True
 
