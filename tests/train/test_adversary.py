@@ -62,9 +62,10 @@ def test_two_classes_of_a_linear_network_have_a_closed_form():
 
 def test_attack_iterates_do_not_enter_batch_norm_statistics_and_parameters_get_no_gradient():
     module = calibrated("lenet", 4).train()
-    before = {n: b.clone() for n, b in module.named_buffers() if "running" in n}
+    before = {n: b.clone() for n, b in module.named_buffers() if "bn" in n}
+    assert {n.rsplit(".", 1)[1] for n in before} == {"running_mean", "running_var", "num_batches_tracked"}
     perturb(module, centred(IMAGES), LABELS, Adversary("pgd", 25.0, steps=3), torch.Generator().manual_seed(0))
-    assert all(torch.equal(b, before[n]) for n, b in module.named_buffers() if "running" in n)
+    assert all(torch.equal(b, before[n]) for n, b in module.named_buffers() if "bn" in n)
     assert all(p.grad is None for p in module.parameters())
     assert module.bn1.momentum == 0.1
 

@@ -1,5 +1,6 @@
 """A training that is interrupted or killed ends in the same weights, bit for bit, as one that is not."""
 
+import dataclasses
 import os
 import signal
 import subprocess
@@ -9,11 +10,13 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch import nn
 
+from hardbit import nets
 from hardbit.train.checkpoint import read_checkpoint
 from hardbit_deploy.errors import HardbitError
 
-from .training_example import StopAt, run
+from .training_example import PLAN, StopAt, run
 
 HERE = Path(__file__).parent
 
@@ -72,3 +75,40 @@ def test_a_file_that_is_no_checkpoint_is_refused(tmp_path, content):
     (tmp_path / "checkpoint.safetensors").write_bytes(content)
     with pytest.raises(HardbitError, match="not a checkpoint"):
         run(tmp_path)
+
+
+def test_a_folder_where_the_checkpoint_should_be_is_refused(tmp_path):
+    (tmp_path / "checkpoint.safetensors").mkdir()
+    with pytest.raises(HardbitError, match="not a checkpoint"):
+        run(tmp_path)
+
+
+class WithDropout(nn.Module):
+    """A network that draws random numbers itself, and counts its batches for BatchNorm (momentum None)."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(1, 6, 3)
+        self.norm = nn.BatchNorm2d(6, momentum=None)
+        self.drop = nn.Dropout(0.5)
+        self.fc = nn.Linear(6 * 36, 3)
+
+    def forward(self, x):
+        return self.fc(self.drop(torch.flatten(torch.relu(self.norm(self.conv(x))), 1)))
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+def test_a_network_with_dropout_resumes_to_the_same_bits_in_every_phase(tmp_path, monkeypatch, optimizer):
+    monkeypatch.setattr(nets, "build", lambda name, **options: WithDropout())
+    phases = tuple(dataclasses.replace(p, optimizer=optimizer, weight_decay=1e-3) for p in PLAN.phases)
+    plan = dataclasses.replace(PLAN, phases=phases, augmentation=("flip", "crop"))
+    expected = load_file(run(tmp_path / "whole", plan=plan).weights)
+
+    def interrupt():
+        raise KeyboardInterrupt
+
+    for epoch in (2, 3, 4):
+        with pytest.raises(KeyboardInterrupt):
+            run(tmp_path / "stopped", StopAt(epoch, interrupt), plan=plan)
+        torch.rand(7)  # whatever else a program draws
+    assert_same(run(tmp_path / "stopped", plan=plan).weights, expected)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from hardbit.quantize import Bits
-from hardbit.train import Adversary, Phase, load_twin
+from hardbit.train import Adversary, Phase, TrainingPlan, load_twin, train
 from hardbit.train.adversary import centred, pgd_on_bytes
 from hardbit.train.augmentation import augment
 from hardbit.train.plan import learning_rate_at
@@ -70,6 +70,23 @@ def test_a_loss_that_is_not_finite_stops_training_and_says_where(tmp_path):
     )
     with pytest.raises(HardbitError, match=r"the loss is (nan|inf) in epoch 1, step \d+.*lower the learning rate"):
         run(tmp_path, plan=plan)
+
+
+def test_one_image_more_than_a_batch_is_not_a_batch_of_its_own(tmp_path):
+    """BatchNorm1d refuses to normalise a single row: calibration keeps to whole batches as training does."""
+    images, labels = problem(33)
+    phases = (Phase(1, Adversary("none", 0.0)),)
+    plan = dataclasses.replace(PLAN, phases=phases)
+    result = train("lenet", OPTIONS, "onnxruntime", Bits(4, 4), plan, images, labels, tmp_path, digest="odd")
+    assert len(result.history) == 1
+
+
+def test_a_plan_that_would_thaw_a_folded_network_is_refused():
+    frozen, thawed = PLAN.phases[1], PLAN.phases[0]
+    with pytest.raises(HardbitError, match=r"^training, phase 2: a frozen phase cannot be followed"):
+        TrainingPlan((frozen, thawed))
+    with pytest.raises(HardbitError, match="there is no phase"):
+        TrainingPlan(())
 
 
 def test_learning_rate_schedules():

@@ -33,14 +33,15 @@ def to_bytes(images: Tensor) -> Tensor:
 def frozen_statistics(module: nn.Module) -> Iterator[None]:
     """BatchNorm keeps normalising as it does, but attack iterates leave no trace in its running statistics."""
     norms = [m for m in module.modules() if isinstance(m, nn.BatchNorm1d | nn.BatchNorm2d)]
-    momenta = [norm.momentum for norm in norms]
+    before = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
     for norm in norms:
         norm.momentum = 0.0
+        norm.num_batches_tracked = None  # a BatchNorm with momentum None averages over as many batches as it counts
     try:
         yield
     finally:
-        for norm, momentum in zip(norms, momenta, strict=True):
-            norm.momentum = momentum
+        for norm, (momentum, count) in zip(norms, before, strict=True):
+            norm.momentum, norm.num_batches_tracked = momentum, count
 
 
 def perturb(module: nn.Module, images: Tensor, labels: Tensor, spec: Adversary, generator: torch.Generator) -> Tensor:

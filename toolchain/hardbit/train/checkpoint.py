@@ -61,7 +61,7 @@ def read_checkpoint(path: Path) -> Checkpoint | None:
         return Checkpoint(
             int(metadata["epoch"]), metadata["digest"], json.loads(metadata["history"]), module, optimizer
         )
-    except (SafetensorError, KeyError, ValueError) as error:
+    except (SafetensorError, KeyError, ValueError, OSError) as error:
         raise HardbitError(
             f"this is not a checkpoint of hardbit ({error})",
             where=str(path),

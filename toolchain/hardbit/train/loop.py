@@ -110,8 +110,9 @@ class _State:
         module = quantize(nets.build(architecture, **options), profile, bits)
         order = torch.randperm(len(data[0]), generator=torch.Generator().manual_seed(plan.seed))
         size = plan.batch_size
-        chosen = [order[i * size : (i + 1) * size] for i in range(_CALIBRATION_BATCHES)]
-        calibrate(module, (centred(data[0][index]) for index in chosen if len(index)))
+        whole = max(1, len(order) // size)  # as in an epoch: BatchNorm cannot normalise a last batch of one
+        chosen = [order[i * size : (i + 1) * size] for i in range(min(_CALIBRATION_BATCHES, whole))]
+        calibrate(module, (centred(data[0][index]) for index in chosen))
         return cls(module, _optimizer(module, plan.phases[0]))
 
     @classmethod
@@ -145,7 +146,9 @@ def _run_epoch(
     if within == 0:
         state.optimizer = _optimizer(state.module, phase)
     state.module.train()
-    generator = torch.Generator().manual_seed((plan.seed + 1) * 1_000_003 + epoch)
+    seed = (plan.seed + 1) * 1_000_003 + epoch
+    generator = torch.Generator().manual_seed(seed)
+    torch.manual_seed(seed)  # what a network's own Dropout draws from
     images, labels = data
     order = torch.randperm(len(images), generator=generator)
     steps = max(1, len(order) // plan.batch_size)

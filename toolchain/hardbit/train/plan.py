@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from itertools import pairwise
+
+from hardbit_deploy.errors import HardbitError
 
 __all__ = ["Adversary", "Phase", "TrainingPlan", "learning_rate_at"]
 
@@ -58,6 +61,15 @@ class TrainingPlan:
     threads: int = 1
     batch_size: int = 128
     augmentation: tuple[str, ...] = field(default=())
+
+    def __post_init__(self) -> None:
+        thawed = [n for n, (a, b) in enumerate(pairwise(self.phases), start=2) if a.frozen and not b.frozen]
+        if thawed or not self.phases:
+            raise HardbitError(
+                "a frozen phase cannot be followed by one that is not" if thawed else "there is no phase",
+                where=f"training, phase {thawed[0] if thawed else 1}",
+                remedy="BatchNorm that is folded stays folded: freeze the later phases too" if thawed else "",
+            )
 
     @property
     def epochs(self) -> int:
