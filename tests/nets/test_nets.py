@@ -38,6 +38,15 @@ def test_an_unknown_network_or_option_is_refused_with_the_known_ones():
         nets.build("lenet", chanels=(1, 2))
 
 
+@pytest.mark.parametrize(
+    "options",
+    [{"channels": (16,)}, {"channels": (-1, 4)}, {"hidden": -1}, {"input_shape": (1, 28)}, {"classes": "ten"}],
+)
+def test_options_that_make_no_network_are_refused(options):
+    with pytest.raises(HardbitError, match=r"^network: no network 'lenet' can be made of these options"):
+        nets.build("lenet", **options)
+
+
 def test_registering_a_name_twice_warns(monkeypatch):
     from hardbit.nets import registry
 

@@ -40,7 +40,7 @@ def names() -> list[str]:
 def build(name: str, **options: Any) -> nn.Module:
     """A freshly initialised network with attributes `input_shape` (channels, height, width) and `classes`.
 
-    Raises HardbitError for an unknown name or option.
+    Raises HardbitError for an unknown name or option, and for options of which no network can be made.
     """
     _load()
     if name not in _BUILDERS:
@@ -54,7 +54,10 @@ def build(name: str, **options: Any) -> nn.Module:
         raise HardbitError(
             f"network '{name}' has no option '{unknown[0]}'", where="network", remedy=f"known: {', '.join(known)}"
         )
-    return builder(**options)
+    try:
+        return builder(**options)
+    except (ArithmeticError, IndexError, RuntimeError, TypeError, ValueError) as error:
+        raise HardbitError(f"no network '{name}' can be made of these options: {error}", where="network") from error
 
 
 def default_input_shape(name: str) -> tuple[int, int, int]:
