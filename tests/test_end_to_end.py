@@ -44,6 +44,7 @@ def test_it_prints_a_line_for_every_step_and_ends_in_verdict_and_report(finished
     assert lines[-1] == "Report      runs/bars/report/report.html"
     assert "Traceback" not in done.stderr
     assert "training: there is no weights.safetensors" in done.stdout
+    assert "256 images: bars.npz train" in done.stdout
 
 
 def test_the_bundle_is_whole_and_says_where_it_comes_from(finished):
@@ -106,10 +107,17 @@ def test_convert_gives_the_bundle_of_trained_weights(finished, capsys, monkeypat
     assert mine.manifest.provenance["training"]["source"] == "given"
 
 
+def test_convert_takes_what_the_same_recipe_was_trained_to(finished, capsys, monkeypatch):
+    folder, _ = finished
+    monkeypatch.chdir(folder)
+    assert cli.main(["convert", "recipe.toml", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["bundle"] == "runs/bars/bundle"
+
+
 def test_convert_trains_nothing(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(write_bars(tmp_path).parent)
     assert cli.main(["convert", "recipe.toml"]) == 64
-    assert "is not trained: there is no weights.safetensors; 'hardbit train --out FILE'" in capsys.readouterr().err
+    assert "is not trained: there is no weights.safetensors; 'hardbit train' trains it" in capsys.readouterr().err
 
 
 def test_convert_to_a_target_that_the_recipe_is_not_for(finished, capsys, monkeypatch):
@@ -126,6 +134,37 @@ def test_report_makes_the_same_page_from_the_result_alone(finished, capsys, monk
     assert cli.main(["report", "runs/bars/check", "--out", "page.html"]) == 0
     assert capsys.readouterr().out == "Report      page.html\n"
     assert (folder / "page.html").read_text() == (folder / "runs/bars/report/report.html").read_text()
+
+
+def test_the_page_of_report_leaves_the_run_as_it_is(finished, tmp_path, capsys, monkeypatch):
+    folder, _ = finished
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["report", str(folder / "runs/bars/check")]) == 0
+    assert capsys.readouterr().out == "Report      report.html\n"
+    monkeypatch.chdir(folder)
+    cli.main(["run", "recipe.toml", "--latency", "short", "--json"])
+    assert all(step["skipped"] for step in json.loads(capsys.readouterr().out)["steps"])
+
+
+def test_a_verdict_that_is_not_published_is_shown_all_the_same(finished, capsys, monkeypatch):
+    folder, _ = finished
+    monkeypatch.chdir(folder)
+    code = cli.main(
+        ["run", "recipe.toml", "--latency", "off", "--images", "32", "--publish", "--run-dir", "unpublished"]
+    )
+    captured = capsys.readouterr()
+    assert code == 64
+    assert "worst case of all attacks" in captured.out
+    assert "only a PASS is published" in captured.err or "leave out --images" in captured.err
+
+
+def test_check_keeps_the_results_of_two_runs_apart(finished, tmp_path, capsys, monkeypatch):
+    folder, _ = finished
+    monkeypatch.chdir(tmp_path)
+    for name in ("one", "two"):
+        shutil.copytree(folder / "runs/bars/bundle", tmp_path / name / "bundle")
+        cli.main(["check", f"{name}/bundle", "--no-latency", "--images", "8", "--quiet"])
+    assert sorted(path.name for path in (tmp_path / "runs").iterdir() if path.is_dir()) == ["one-check", "two-check"]
 
 
 def test_check_of_the_bundle_says_what_the_run_said(finished, capsys, monkeypatch):

@@ -1,5 +1,6 @@
 """The command `hardbit`: help at once, mistakes in one line, exit codes that mean one thing."""
 
+import errno
 import json
 import subprocess
 import sys
@@ -8,6 +9,7 @@ import time
 import pytest
 
 from hardbit import cli
+from recipe_examples import write_bars
 
 HEAVY = ("torch", "brevitas", "onnx", "onnxruntime", "pydantic", "rich", "numpy", "jinja2", "pooch", "safetensors")
 
@@ -75,6 +77,8 @@ MISTAKES = {
     "convert net.pt": f"net.pt: this is neither a recipe nor weights; {ACCEPTED}",
     "convert a.toml --recipe b.toml": f"--recipe: two recipes are named; {ACCEPTED}",
     "train r.toml --out no/w.safetensors": "r.toml: there is no such recipe; name a recipe.toml",
+    "report r --out .": ".: this is a folder; name a file",
+    "report r --out no/page.html": "no: there is no such folder; make it first",
 }
 
 
@@ -86,6 +90,36 @@ def test_a_mistake_is_one_line_and_exit_code_64(command, capsys, monkeypatch, tm
     assert captured.err.splitlines()[-1] == MISTAKES[command]
     assert "Traceback" not in captured.err
     assert captured.out == ""
+
+
+def test_a_place_that_cannot_be_written_is_one_line_too(capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(write_bars(tmp_path).parent)
+    assert cli.main(["run", "recipe.toml", "--run-dir", "recipe.toml"]) == 64
+    assert capsys.readouterr().err == "recipe.toml: File exists; name a place that can be written\n"
+    assert cli.main(["run", "recipe.toml", "--run-dir", "recipe.toml/run"]) == 64
+    assert capsys.readouterr().err == "recipe.toml/run: Not a directory; name a place that can be written\n"
+    assert cli.main(["train", "recipe.toml", "--out", "."]) == 64
+    assert capsys.readouterr().err == ".: this is a folder; name a file\n"
+
+
+def test_a_run_that_ends_before_its_check_is_not_begun_to_be_published(capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(write_bars(tmp_path).parent)
+    assert cli.main(["run", "recipe.toml", "--until", "bundle", "--publish"]) == 64
+    assert capsys.readouterr().err.startswith("--publish: a run that ends before its check cannot be published; ")
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_full_disk_is_no_defect(capsys, monkeypatch):
+    from hardbit.cli import doctor
+
+    def fail(args):
+        raise OSError(errno.ENOSPC, "No space left on device", "runs/x")
+
+    monkeypatch.setattr(doctor, "run", fail)
+    assert cli.main(["doctor", "--json"]) == 64
+    captured = capsys.readouterr()
+    assert captured.err == "runs/x: No space left on device; name a place that can be written\n"
+    assert json.loads(captured.out)["error"]["where"] == "runs/x"
 
 
 def test_a_mistake_in_a_process_of_its_own_has_no_traceback(tmp_path):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import errno
 import importlib
 import json
 import sys
@@ -32,6 +33,11 @@ VERBS = {
     "report": "results as one page of HTML",
     "doctor": "what this machine can do, and what is missing for the rest",
 }
+_REFUSALS = {
+    errno.EACCES, errno.EPERM, errno.EROFS, errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENOSPC, errno.EDQUOT,
+}  # fmt: skip
+"""What the system says to a place that a user named: their mistake, or their disk, and no defect of hardbit."""
+_ELSEWHERE = "name a place that can be written"
 _INTERRUPTED = "interrupted; the same command goes on from the last finished piece of work"
 
 
@@ -69,7 +75,10 @@ def _run_verb(verb: str, arguments: list[str]) -> int:
     except BrokenPipeError:  # `hardbit report | head`: nobody reads on
         sys.stderr.close()
         return 128 + 13
-    except Exception:
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno in _REFUSALS:
+            refusal = HardbitError(str(error.strerror), where=str(error.filename or ""), remedy=_ELSEWHERE)
+            return _say(refusal, wants_json=getattr(parsed, "json", None) is True)
         traceback.print_exc()
         sys.stderr.write("this is a defect of hardbit, not of your input\n")
         return EXIT_DEFECT

@@ -10,6 +10,7 @@ import argparse
 from pathlib import Path
 
 from hardbit_deploy.cli import check as board
+from hardbit_deploy.cli.parsing import EXIT_INTERRUPTED
 
 EXAMPLES = """\
   hardbit check runs/fashion-cnn-w4a4/bundle
@@ -23,12 +24,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    args.out = args.out or Path("runs") / f"{args.bundle.resolve().name}-check"
+    args.out = args.out or _out_folder(args.bundle)
     code = board.run(args)
-    if args.html is not None and (args.out / "result.json").is_file():
+    if args.html is not None and code != EXIT_INTERRUPTED:
         from hardbit.report import html_report
         from hardbit_deploy.cli.parsing import write_text
         from hardbit_deploy.results import load_result
 
         write_text(str(args.html), html_report(load_result(args.out), args.out))
     return code
+
+
+def _out_folder(bundle: Path) -> Path:
+    """runs/NAME-check: NAME is the folder's, or its run's where it is the `bundle` that every run leaves."""
+    folder = bundle.resolve()
+    name = folder.parent.name if folder.name == "bundle" else folder.name
+    return Path("runs") / f"{name}-check"

@@ -16,23 +16,20 @@ EXAMPLES = """\
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("results", metavar="RESULT", nargs="+", help="a result.json, or the folder that holds one")
-    parser.add_argument("--out", metavar="FILE", help="the page (default: report.html beside the first result)")
+    parser.add_argument("--out", metavar="FILE", help="the page (default: report.html in the working folder)")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
 
 
 def run(args: argparse.Namespace) -> int:
+    from hardbit.cli.output import output_file
     from hardbit.report import html_report
     from hardbit_deploy.results import load_result
     from hardbit_deploy.storage import write_atomically
 
-    folders = [path if path.is_dir() else path.parent for path in map(Path, args.results)]
+    out = output_file(args.out or "report.html")
     documents = [load_result(path) for path in args.results]
-    page = html_report(documents, folders[0] if len(documents) == 1 else None)
-    out = Path(args.out) if args.out else folders[0] / "report.html"
-    if not out.parent.is_dir():
-        from hardbit_deploy.errors import HardbitError
-
-        raise HardbitError("there is no such folder", where=str(out.parent), remedy="make it first")
+    first = Path(args.results[0])
+    page = html_report(documents, (first if first.is_dir() else first.parent) if len(documents) == 1 else None)
     write_atomically(out, page)
     if args.json:
         verdicts = [document["verdict"] for document in documents]

@@ -51,19 +51,22 @@ def run(args: argparse.Namespace) -> int:
     from hardbit.recipe import load_recipe
 
     recipe = load_recipe(args.recipe)
+    if args.publish and args.until not in (None, "check", "report"):
+        raise HardbitError("a run that ends before its check cannot be published", "--publish", "leave out --until")
     options = pipeline.RunOptions(retrain=args.retrain, images=args.images, latency=args.latency)
     with progress_for(args) as progress:
         result = pipeline.run(recipe, run_folder(args, recipe.name), args.until, args.start, progress, options)
     document, page = _outcome(result)
-    published = _publish(args, recipe, result, document)
-    if args.json:
-        print(json.dumps(_as_json(result, document, page) | {"published": published}))
-    elif document is not None:
+    if not args.json and document is not None:
         from hardbit.report import summary
 
         print(f"\n{summary(document)}")
         if page is not None:
-            print(f"Report      {page}")
+            print(f"Report      {page}", flush=True)
+    published = _publish(args, recipe, result)
+    if args.json:
+        print(json.dumps(_as_json(result, document, page) | {"published": published}))
+    else:
         for file in published:
             print(f"Published   {file}")
     return int(document["verdict"]["exit_code"]) if document is not None else 0
@@ -80,12 +83,10 @@ def run_folder(args: argparse.Namespace, name: str) -> Path:
     return Path(args.run_dir) if args.run_dir else Path("runs") / name
 
 
-def _publish(args: argparse.Namespace, recipe: Any, result: Any, document: dict[str, Any] | None) -> list[str]:
+def _publish(args: argparse.Namespace, recipe: Any, result: Any) -> list[str]:
     """The files written beside the recipe, none where that was not asked for."""
     if not args.publish:
         return []
-    if document is None:
-        raise HardbitError("a run that ends before its check cannot be published", "--publish", "leave out --until")
     from hardbit.release import publish
 
     return [str(file) for file in publish(recipe, result, f"hardbit run {args.recipe} --retrain --publish")]

@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
-from pathlib import Path
 
 from hardbit.cli.run import add_recipe_arguments, run_folder
 
@@ -25,15 +24,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from hardbit import pipeline
+    from hardbit.cli.output import output_file
     from hardbit.cli.progress import progress_for
     from hardbit.recipe import load_recipe
     from hardbit.steps.train import Trained
-    from hardbit_deploy.errors import HardbitError
 
     recipe = load_recipe(args.recipe)
-    out = Path(args.out) if args.out else None
-    if out is not None and not out.parent.is_dir():
-        raise HardbitError("there is no such folder", where=str(out.parent), remedy="make it first")
+    out = output_file(args.out) if args.out else None
     options = pipeline.RunOptions(retrain=True)
     with progress_for(args) as progress:
         result = pipeline.run(recipe, run_folder(args, recipe.name), "train", None, progress, options)

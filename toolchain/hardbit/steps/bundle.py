@@ -46,7 +46,7 @@ def _run(work: Work) -> str:
     fields = _manifest(work.recipe, exported, lowered, Trained.at(work.inputs["train"]))
     bundle = write_bundle(work.folder, fields, dict(files))
     size = sum(file.stat().st_size for file in bundle.path.iterdir())
-    return f"bundle: {len(files) + 1} files, {size / 1e6:.1f} MB"
+    return f"{len(files) + 1} files, {size / 1e6:.1f} MB"
 
 
 def _manifest(recipe: Recipe, exported: Exported, lowered: Lowered, trained: Trained) -> dict[str, Any]:
@@ -108,7 +108,7 @@ def _decides(recipe: Recipe, options: RunOptions) -> Mapping[str, Any]:
 
 STEP = Step(
     name="bundle",
-    title="bundle",
+    title="one folder of everything a board needs",
     needs=("train", "export", "lower", "differentiate"),
     libraries=_LIBRARIES[1:],
     decides=_decides,

@@ -53,7 +53,7 @@ def _run(work: Work) -> str:
     rates = {attack["name"]: attack["rate"] for attack in document["attacks"]}
     line = f"verdict: {document['verdict']['name']}"
     if rates.get("clean") is not None and rates.get("worst_case") is not None:
-        line += f"; {rates['clean']:.1%} clean, {rates['worst_case']:.1%} robust"
+        line += f"; {100 * rates['clean']:.1f} % clean, {100 * rates['worst_case']:.1f} % robust"
     return line
 
 

@@ -86,7 +86,7 @@ def _run(work: Work) -> str:
     rate = (clean_logits.argmax(1) == evaluation.labels).mean()
     return (
         f"canonical graph equals the twin on {len(evaluation):,} clean and adversarial images "
-        f"(logits within {max(differences):.1g}); twin: {rate:.1%} clean"
+        f"(logits within {max(differences):.1g}); twin: {100 * rate:.1f} % clean"
     )
 
 

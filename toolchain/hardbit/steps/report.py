@@ -32,11 +32,18 @@ def _run(work: Work) -> str:
     checked = Checked.at(work.inputs["check"])
     page = html_report(checked.read(), checked.folder)
     write_atomically(Reported.at(work.folder).page, page)
-    return f"report: one page, {len(page.encode()) / 1e6:.1f} MB"
+    return f"one page of HTML, {len(page.encode()) / 1e6:.1f} MB"
 
 
 def _decides(recipe: Recipe, options: RunOptions) -> Mapping[str, Any]:
     return {}
 
 
-STEP = Step(name="report", title="report", needs=("check",), libraries=("jinja2", "pillow"), decides=_decides, run=_run)
+STEP = Step(
+    name="report",
+    title="one page of HTML",
+    needs=("check",),
+    libraries=("jinja2", "pillow"),
+    decides=_decides,
+    run=_run,
+)

@@ -84,6 +84,12 @@ def load_trained_twin(recipe: Recipe, weights: Path) -> fx.GraphModule:
 def _run(work: Work) -> str:
     trained = Trained.at(work.folder)
     source, reason = _source(work.recipe, work.options)
+    if source is None and not work.options.may_train:
+        raise HardbitError(
+            f"the network of this recipe is not trained: {reason}",
+            where=work.recipe.name,
+            remedy="'hardbit train' trains it; convert takes other weights with --recipe all the same",
+        )
     if source is not None:
         load_trained_twin(work.recipe, source)  # refuse what does not fit before anything is built on it
         shutil.copyfile(source, trained.weights)
@@ -92,7 +98,8 @@ def _run(work: Work) -> str:
         if log.get("training_digest") != work.recipe.training_digest():
             note += ", trained by another recipe"
     else:
-        work.progress.remark(f"training: {reason}")
+        if reason:
+            work.progress.remark(f"training: {reason}")
         log, note = _train(work, trained)
     write_atomically(trained.log, json.dumps(log, indent=1))
     return note
@@ -104,6 +111,7 @@ def _train(work: Work, trained: Trained) -> tuple[dict[str, Any], str]:
 
     recipe = work.recipe
     images = load_images(recipe.data_set, "train")
+    work.progress.remark(f"{len(images):,} images: {images.source}")
     held_out = None
     if recipe.data.validation:
         images, held_out = carve_validation(images, recipe.data.validation, recipe.training.seed)
@@ -132,8 +140,8 @@ def _train(work: Work, trained: Trained) -> tuple[dict[str, Any], str]:
     note = f"weights: trained for {len(result.history)} epochs on {len(images):,} images"
     if held_out is not None:
         log["validation"] = _validate(recipe, result.twin, held_out.images, held_out.labels)
-        rates = log["validation"]
-        note += f"; held-out images: {rates['clean']:.1%} clean, {rates['pgd']:.1%} under PGD-{_VALIDATION_STEPS}"
+        clean, attacked = (100 * log["validation"][kind] for kind in ("clean", "pgd"))
+        note += f"; held-out images: {clean:.1f} % clean, {attacked:.1f} % under PGD-{_VALIDATION_STEPS}"
     return log, note
 
 
@@ -151,28 +159,19 @@ def _validate(recipe: Recipe, twin: Any, images: np.ndarray, labels: np.ndarray)
 
 
 def _source(recipe: Recipe, options: RunOptions) -> tuple[Path | None, str]:
-    """The file that the weights are taken from; or None, to train them, and why. Raises HardbitError where neither may
-    be done."""
+    """The file that the weights are taken from; or None, to train them, and why (nothing where it was asked for)."""
     if options.weights is not None:
         if not options.weights.is_file():
             raise HardbitError("there is no such weights file", where=str(options.weights))
         return options.weights, ""
     shipped = recipe.weights_path
     if options.retrain:
-        reason = "as asked for"
-    elif not shipped.is_file():
-        reason = f"there is no {shipped}"
-    elif _metadata(shipped).get("training_digest") != recipe.training_digest():
-        reason = f"{shipped} was trained by another recipe"
-    else:
-        return shipped, ""
-    if not options.may_train:
-        raise HardbitError(
-            f"the network of this recipe is not trained: {reason}",
-            where=recipe.name,
-            remedy="'hardbit train --out FILE' trains it; convert takes other weights with --recipe all the same",
-        )
-    return None, reason
+        return None, ""
+    if not shipped.is_file():
+        return None, f"there is no {shipped}"
+    if _metadata(shipped).get("training_digest") != recipe.training_digest():
+        return None, f"{shipped} was trained by another recipe"
+    return shipped, ""
 
 
 def _metadata(weights: Path) -> dict[str, Any]:
