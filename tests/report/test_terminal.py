@@ -45,6 +45,32 @@ def test_colour_is_for_terminals() -> None:
     assert "\x1b[" in summary(examples.document(), colour=True)
 
 
+def test_no_colour_where_the_user_wants_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    assert "\x1b[" in summary(examples.document())
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert "\x1b[" not in summary(examples.document())
+
+
+@pytest.mark.parametrize(("columns", "widest"), [("60", 60), ("300", 100)])
+def test_the_width_is_the_terminals_as_far_as_lines_are_easy_to_read(
+    monkeypatch: pytest.MonkeyPatch, columns: str, widest: int
+) -> None:
+    monkeypatch.setenv("COLUMNS", columns)
+    lengths = [len(line) for line in summary(examples.document("INCONCLUSIVE"), colour=False).splitlines()]
+    assert widest - 15 < max(lengths) <= widest
+
+
+def test_a_reason_that_is_wrapped_stays_indented() -> None:
+    document = examples.document("INCONCLUSIVE")
+    lines = summary(document, width=60, colour=False).splitlines()
+    start = next(i for i, line in enumerate(lines) if line.startswith("INCONCLUSIVE"))
+    end = next(i for i, line in enumerate(lines) if line.startswith("What to do"))
+    reasons = [line for line in lines[start:end] if line.startswith("  ")]
+    assert " ".join(line.strip() for line in reasons) == " ".join(document["verdict"]["reasons"])
+
+
 def test_names_are_not_taken_for_mark_up() -> None:
     document = examples.document(name="[red]bold[/red] :smile:")
     document["attacks"][1]["name"] = "[bold]x[/bold]"

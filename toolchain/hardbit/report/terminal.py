@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import os
+import shutil
 import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -11,6 +13,8 @@ from hardbit.report import wording
 
 __all__ = ["summary"]
 
+WIDEST = 100
+"""Columns that a summary takes at most: longer lines are hard to read."""
 COLOURS = {
     "PASS": "green",
     "FAIL": "red",
@@ -21,11 +25,15 @@ COLOURS = {
 STATUS_COLOURS = {"pass": "green", "fail": "red", "inconclusive": "yellow"}
 
 
-def summary(document: Mapping[str, Any], width: int = 100, colour: bool | None = None) -> str:
-    """Lines to print; `colour` None means: where standard output is a terminal."""
+def summary(document: Mapping[str, Any], width: int | None = None, colour: bool | None = None) -> str:
+    """Lines to print; None means for `width` the terminal's, at most 100, and for `colour`: on a terminal, unless the
+    environment says NO_COLOR (https://no-color.org)."""
     from rich.console import Console
 
-    colour = sys.stdout.isatty() if colour is None else colour
+    if width is None:
+        width = min(WIDEST, shutil.get_terminal_size((WIDEST, 24)).columns)
+    if colour is None:
+        colour = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
     console = Console(file=io.StringIO(), width=width, force_terminal=colour, no_color=not colour, highlight=False)
     with console.capture() as printed:
         for part in _parts(document):
@@ -86,6 +94,7 @@ def _quantiles(latency: Mapping[str, Any]) -> str:
 
 
 def _verdict(document: Mapping[str, Any]) -> Iterator[Any]:
+    from rich.padding import Padding
     from rich.text import Text
 
     verdict = document["verdict"]
@@ -93,6 +102,6 @@ def _verdict(document: Mapping[str, Any]) -> Iterator[Any]:
     headline = wording.verdict_wording(verdict["name"]).headline
     yield Text.assemble(name, f" (exit code {verdict['exit_code']}): {headline}")
     for reason in verdict["reasons"]:
-        yield f"  {reason}"
+        yield Padding(Text(reason), (0, 0, 0, 2))
     for step in wording.next_steps(document):
         yield f"What to do: {step}"
