@@ -26,7 +26,7 @@ def no_source(monkeypatch, tmp_path):
     monkeypatch.setattr("pooch.os_cache", lambda project: tmp_path / "cache" / project)
 
     def unreachable(*args, **kwargs):
-        raise ConnectionError("Name or service not known")
+        raise OSError("HTTPConnectionPool: Max retries exceeded") from ConnectionError("Name or service not known")
 
     monkeypatch.setattr("pooch.HTTPDownloader.__call__", unreachable)
 
@@ -130,7 +130,13 @@ def test_when_no_source_works_one_error_lists_the_three_ways():
     assert "\n" not in text
     for way in ("HARDBIT_DATA", "apt-get install dataset-fashion-mnist", "let this machine reach http://fashion-mnist"):
         assert way in text
-    assert "Name or service not known" in text
+    assert "downloading it failed (Name or service not known); " in text
+
+
+def test_a_data_folder_without_the_images_is_named_when_nothing_else_works(monkeypatch, tmp_path):
+    monkeypatch.setenv("HARDBIT_DATA", str(tmp_path))
+    with pytest.raises(HardbitError, match=f"neither in HARDBIT_DATA={tmp_path} nor elsewhere on this machine"):
+        load_images("fashion-mnist", "train")
 
 
 @pytest.mark.parametrize(

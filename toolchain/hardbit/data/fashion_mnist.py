@@ -119,9 +119,10 @@ def _download(names: tuple[str, ...]) -> Path:
         for name in names:
             pooch.retrieve(URL + name, known_hash=f"sha256:{GZIP_SHA256[name]}", fname=name, path=cache)
     except Exception as error:  # every downloader of pooch raises its own kinds
-        reason = " ".join(str(error).split()) or type(error).__name__
+        named = os.environ.get("HARDBIT_DATA")
+        places = f"neither in HARDBIT_DATA={named} nor elsewhere on this machine" if named else "not on this machine"
         raise HardbitError(
-            f"Fashion-MNIST is not on this machine, and downloading it failed ({reason[:160]})",
+            f"Fashion-MNIST is {places}, and downloading it failed ({_root_cause(error)})",
             where="data.set = fashion-mnist",
             remedy=(
                 f"one of three ways brings it: put its four .gz files into a folder and set HARDBIT_DATA to that; "
@@ -130,3 +131,10 @@ def _download(names: tuple[str, ...]) -> Path:
             ),
         ) from error
     return cache
+
+
+def _root_cause(error: BaseException) -> str:
+    """The innermost of the errors that led to this one, on one line: what a network library wraps says little."""
+    while (inner := error.__cause__ or error.__context__) is not None:
+        error = inner
+    return " ".join(str(error).split())[:160] or type(error).__name__
