@@ -5,6 +5,7 @@ Boundary: one row for each bundle and the comparison with a baseline; pictures a
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -147,8 +148,8 @@ def _folders(paths: Sequence[Path], out_dir: Path) -> list[Path]:
     folders: list[Path] = []
     for path in paths:
         name = path.resolve().name
-        taken = sum(folder.name == name or folder.name.startswith(f"{name}-") for folder in folders)
-        folders.append(out_dir / (f"{name}-{taken + 1}" if taken else name))
+        numbered = (out_dir / (f"{name}-{number}" if number > 1 else name) for number in itertools.count(1))
+        folders.append(next(folder for folder in numbered if folder not in folders))
     return folders
 
 

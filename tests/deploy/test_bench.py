@@ -76,5 +76,11 @@ def test_a_bundle_that_was_not_timed_has_a_row_all_the_same(timings: list[dict[P
     assert document["rows"][1]["against_baseline"] is None
 
 
+def test_folders_of_results_never_collide(timings: list[dict[Path, float]]) -> None:
+    paths = [Path("x/net-2"), Path("x/net"), Path("y/net"), Path("z/net")]
+    labels = [row["label"] for row in bench(paths, Path("out"))["rows"]]
+    assert labels == ["net-2", "net", "net-3", "net-4"]
+
+
 def test_no_latency_times_nothing(timings: list[dict[Path, float]]) -> None:
     assert [row["latency"] for row in bench([RELEASED], Path("out"))["rows"]] == [None]
