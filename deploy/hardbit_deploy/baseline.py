@@ -78,7 +78,7 @@ def load_baseline(path: str | Path) -> Baseline:
     document = load_result(path)
     if not document["attacks"]:
         raise HardbitError(
-            f"the baseline was never attacked: its verdict is {document['verdict']['name']}",
+            f"the baseline was never attacked: its verdict is {document['verdict'].get('name', 'unknown')}",
             where=str(path),
             remedy="name a result with attacks",
         )

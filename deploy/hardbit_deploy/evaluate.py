@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-import os
 import platform
 import queue
 import time
@@ -30,7 +29,7 @@ from hardbit_deploy.chunk_store import ChunkStore
 from hardbit_deploy.engines.base import Target
 from hardbit_deploy.errors import HardbitError
 from hardbit_deploy.evidence import Evidence, collect_evidence
-from hardbit_deploy.preflight import cpu_model
+from hardbit_deploy.preflight import cpu_model, usable_cores
 from hardbit_deploy.suite import Suite
 
 __all__ = ["Evaluation", "Progress", "evaluate"]
@@ -86,14 +85,15 @@ def evaluate(
 ) -> Evaluation:
     """Attack the bundle's engine on its first `limit` images (default all) with `suite` (default the bundle's own).
 
-    `workers` threads (default one a core) each run their own engine on one thread. `progress` is called from the
-    calling thread. `work_dir` keeps measured chunks: call again after a kill, with the same settings, to go on.
+    `workers` threads (default one for each core that this process may use) each run their own engine on one thread.
+    `progress` is called from the calling thread. `work_dir` keeps measured chunks: call again after a kill, with the
+    same settings, to go on.
     Raises HardbitError for settings that do not fit the bundle and for a runtime that cannot load it.
     """
     started = time.perf_counter()
     suite = bundle.manifest.suite if suite is None else suite
     images = _image_count(bundle, suite, limit)
-    workers = (os.cpu_count() or 1) if workers is None else workers
+    workers = usable_cores() if workers is None else workers
     if workers < 1:
         raise HardbitError(f"{workers} workers cannot work", "workers", "give at least one")
     plan = _Plan(bundle, suite, images)

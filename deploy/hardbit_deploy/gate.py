@@ -223,7 +223,7 @@ def _specifier(value: Any) -> str:
 
 
 _rate = _number(0, 1, "a rate above 0, such as 0.66 for 66 %")
-_margin = _number(0, 1, "a rate above 0, such as 0.01 for one point: no number of images can see a margin of nothing")
+_margin = _number(1e-6, 1, "a rate such as 0.01 for one point: no number of images can see a margin of nothing")
 _milliseconds = _number(0, float("inf"), "a number of milliseconds above 0")
 _confidence = _number(0.5, 1, "a probability between 0.5 and 1")
 

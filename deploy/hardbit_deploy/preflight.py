@@ -25,6 +25,7 @@ __all__ = [
     "describe_machine",
     "foreign_load",
     "grade",
+    "usable_cores",
     "worse_grade",
 ]
 
@@ -86,6 +87,11 @@ def grade(environment: Mapping[str, Any]) -> Grade:
     if environment.get("boost"):
         reasons.append("turbo boost is on")
     return Grade("B", tuple(reasons)) if reasons else Grade("A", ("clocks locked, no foreign load",))
+
+
+def usable_cores() -> int:
+    """How many cores this process may run on: fewer than the machine has, where it is pinned or in a container."""
+    return len(_affinity() or range(os.cpu_count() or 1))
 
 
 def worse_grade(first: Grade, second: Grade) -> Grade:

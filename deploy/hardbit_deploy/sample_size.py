@@ -7,6 +7,7 @@ import math
 from hardbit_deploy.distributions import bisect, normal_quantile, two_sided_quantile
 
 __all__ = [
+    "CLOSEST",
     "images_needed_for_estimate",
     "images_needed_paired",
     "images_needed_paired_noninferiority",
@@ -14,6 +15,9 @@ __all__ = [
     "images_needed_unpaired",
     "visible_difference",
 ]
+
+
+CLOSEST = 1e-9  # rates nearer than this are told apart by no number of images: they differ by how floats were rounded
 
 
 def images_needed_rate(reference: float, margin: float, confidence: float = 0.95, power: float = 0.8) -> int:
@@ -72,7 +76,7 @@ def images_needed_for_estimate(truth: float, line: float, confidence: float, pow
 
     A truth of one has no spread to approximate: the exact interval passes once `line` to the power n is small enough.
     """
-    if truth == line:
+    if abs(truth - line) < CLOSEST:
         return None
     if truth == 1:
         return math.ceil(math.log(1 - confidence) / math.log(line))

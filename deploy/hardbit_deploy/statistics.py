@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from hardbit_deploy.distributions import binomial_cdf, bisect, check_probability, two_sided_quantile
 from hardbit_deploy.sample_size import (
+    CLOSEST,
     images_needed_for_estimate,
     images_needed_paired_noninferiority,
     images_needed_rate,
@@ -192,7 +193,9 @@ def noninferiority_paired(
     status = _side_of(-margin, low, high)
     if status == "inconclusive" and needed is not None and comparison.images >= needed:
         distance = abs(comparison.difference + margin)
-        needed = images_needed_paired_noninferiority(discordance, distance, confidence, power) if distance else None
+        needed = None
+        if distance >= CLOSEST:
+            needed = images_needed_paired_noninferiority(discordance, distance, confidence, power)
     return NoninferiorityResult(status, comparison.difference, low, high, -margin, comparison.images, needed)
 
 

@@ -155,6 +155,12 @@ def test_a_defect_is_no_verdict(
 # --- what is printed --------------------------------------------------------------------------------------------------
 
 
+def test_two_documents_on_one_stdout_are_refused(bundle: Bundle) -> None:
+    finished = command("check", bundle.path, "--json", "-", "--junit", "-")
+    assert (finished.returncode, finished.stdout) == (64, "")
+    assert "two documents on stdout" in finished.stderr
+
+
 def test_json_on_stdout_is_nothing_but_json(bundle: Bundle) -> None:
     finished = command("check", bundle.path, "--images", 20, "--no-latency", "--json", "-")
     document = json.loads(finished.stdout)

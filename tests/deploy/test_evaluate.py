@@ -329,6 +329,7 @@ class TestPlantedFaults:
 
         assert "gradients" in self.raised(fashioned, lambda w: Target(LinearEngine(w, SHAPE), Overflowing(w, SHAPE)))
 
+    @pytest.mark.filterwarnings("ignore:invalid value")
     @pytest.mark.parametrize("broken", [np.nan, np.inf])
     def test_an_engine_that_breaks_down_under_attack_is_not_robust(self, fashioned, broken):
         """Right on every image of the bundle; elsewhere the label's logit is no number, which argmax takes for most."""

@@ -68,6 +68,7 @@ def test_an_empty_gate_promises_nothing(tmp_path: Path) -> None:
         ("[robust]\nreference = 66\n", r"gate\.toml:2: robust\.reference: must be a rate above 0, such as 0\.66"),
         ("[robust]\nreference = true\n", r"robust\.reference: must be a rate"),
         ("[clean]\nreference = 0.8\nmargin = 0\n", r"gate\.toml:3: clean\.margin: .* no number of images can see"),
+        ("[clean]\nreference = 0.84\nmargin = 1e-17\n", r"margin: must be a rate such as 0\.01 for one point"),
         ("[clean]\nreference = 0.1\nmargin = 0.2\n", r"clean\.margin: a margin of 0\.2 leaves nothing"),
         ("[clean]\nmargin = 0.01\n", r"gate\.toml:1: clean: lacks the key reference"),
         ("clean = 0.8\n", r"gate\.toml:1: clean: must be a table; write it as \[clean\]"),

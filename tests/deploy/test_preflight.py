@@ -67,6 +67,14 @@ def test_clusters_locked_at_different_clocks_are_locked(tmp_path: Path) -> None:
     assert preflight.grade(preflight.describe_machine(root, 0.01)).letter == "A"
 
 
+def test_a_pinned_process_may_use_its_own_cores_only(monkeypatch) -> None:
+    monkeypatch.setattr(preflight.os, "cpu_count", lambda: 64)
+    monkeypatch.setattr(preflight.os, "sched_getaffinity", lambda _: {3, 5}, raising=False)
+    assert preflight.usable_cores() == 2
+    monkeypatch.delattr(preflight.os, "sched_getaffinity")
+    assert preflight.usable_cores() == 64
+
+
 def test_free_clocks_are_grade_b_and_named(tmp_path: Path) -> None:
     root = record(
         tmp_path,

@@ -244,6 +244,8 @@ def test_enough_images_on_the_line_itself_ask_for_what_the_estimate_needs() -> N
     on_the_line = statistics.noninferiority_rate(13_000, 20_000, reference=0.66, margin=0.01)
     assert on_the_line.status == "inconclusive"
     assert on_the_line.images_needed is None
+    rounded = statistics.noninferiority_rate(18_600, 20_000, reference=0.95, margin=0.02)  # 0.95 - 0.02 < 0.93
+    assert (rounded.status, rounded.images_needed) == ("inconclusive", None)
     near = statistics.noninferiority_rate(13_040, 20_000, reference=0.66, margin=0.01)
     assert near.status == "inconclusive"
     assert near.images_needed is not None

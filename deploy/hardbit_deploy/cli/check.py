@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from hardbit_deploy.cli.parsing import EXIT_INTERRUPTED, positive_integer, whole_number, write_text
+from hardbit_deploy.errors import HardbitError
 
 __all__ = ["EXAMPLES", "add_arguments", "add_evaluation_arguments", "add_latency_arguments", "latency_settings", "run"]
 
@@ -71,6 +72,8 @@ def run(args: argparse.Namespace) -> int:
     from hardbit_deploy.results import document_text
     from hardbit_deploy.summary import result_summary
 
+    if args.json == args.junit == "-":
+        raise HardbitError("two documents on stdout are none", "--json and --junit", "write one of them to a file")
     out_dir = args.out or Path("runs") / f"{args.bundle.resolve().name}-check"
     try:
         with ProgressLine() as progress:
