@@ -231,3 +231,12 @@ def test_a_picture_of_nothing_is_refused() -> None:
 def test_a_report_of_nothing_is_refused() -> None:
     with pytest.raises(ValueError, match="at least"):
         html_report([])
+
+
+def test_results_of_one_name_are_told_apart() -> None:
+    results = [examples.document(name="same"), examples.document("FAIL", name="same"), examples.document(name="other")]
+    for text in (html_report(results), bench_picture(results)):
+        for name in ("same (1)", "same (2)", ">other<"):
+            assert name in text
+        assert ">same<" not in text
+        assert "other (1)" not in text

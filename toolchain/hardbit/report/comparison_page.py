@@ -21,6 +21,7 @@ PICTURE_WIDTH = 760.0
 
 def comparison_page(documents: Sequence[Mapping[str, Any]]) -> str:
     """HTML that sets the results side by side, in the order given."""
+    documents = _told_apart(documents)
     points = _points(documents)
     spoken = _spoken(points)
     scatter = figure("bench-scatter", lambda w, i: bench_scatter(points, spoken, w, i), wide=1032.0) if points else None
@@ -39,7 +40,7 @@ def comparison_page(documents: Sequence[Mapping[str, Any]]) -> str:
 
 def bench_picture(documents: Sequence[Mapping[str, Any]]) -> str:
     """An SVG file that stands alone: latency against robustness of the results that have both."""
-    points = _points(documents)
+    points = _points(_told_apart(documents))
     if not points:
         raise ValueError("no result has both a latency and a robust accuracy: nothing to draw")
     drawn = bench_scatter(points, _spoken(points), PICTURE_WIDTH, "bench-scatter")
@@ -47,6 +48,17 @@ def bench_picture(documents: Sequence[Mapping[str, Any]]) -> str:
     opening, rest = str(drawn).split(">", 1)
     head = f'{opening} xmlns="http://www.w3.org/2000/svg" width="{PICTURE_WIDTH:.0f}">'
     return f"{head}<style>{chart_styles()}</style>{background}{rest}"
+
+
+def _told_apart(documents: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The same results; where several bundles share a name, as yesterday's and today's do, it gets a number."""
+    names = [document["bundle"]["name"] for document in documents]
+    told: list[Mapping[str, Any]] = []
+    for position, (name, document) in enumerate(zip(names, documents, strict=True)):
+        if names.count(name) > 1:
+            name = f"{name} ({names[: position + 1].count(name)})"
+        told.append({**document, "bundle": {**document["bundle"], "name": name}})
+    return told
 
 
 def _points(documents: Sequence[Mapping[str, Any]]) -> list[BenchPoint]:
