@@ -155,6 +155,17 @@ def test_a_defect_is_no_verdict(
 # --- what is printed --------------------------------------------------------------------------------------------------
 
 
+def test_names_that_a_terminal_cannot_show_change_neither_verdict_nor_json(tmp_path: Path) -> None:
+    named = bundle_examples.build_bundle(tmp_path / "named", count=8, name="modèle 名")
+    poor = {**os.environ, "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"}
+    line = ("check", named.path, "--no-latency", "--steps", "1")
+    shown = command(*line, env=poor)
+    assert shown.returncode in (0, 75)
+    assert "mod\\xe8le \\u540d for onnxruntime" in shown.stdout
+    told = command(*line, "--json", "-", env=poor, encoding="utf-8")
+    assert json.loads(told.stdout)["bundle"]["name"] == "modèle 名"
+
+
 def test_two_documents_on_one_stdout_are_refused(bundle: Bundle) -> None:
     finished = command("check", bundle.path, "--json", "-", "--junit", "-")
     assert (finished.returncode, finished.stdout) == (64, "")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import sys
 import traceback
@@ -34,6 +35,8 @@ class ArgumentParser(argparse.ArgumentParser):
 
 def run_command(program: str, arguments: argparse.Namespace) -> int:
     """Run the command that was parsed; a user's mistake becomes one line on stderr and exit code 64, a defect 70."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a name that this terminal cannot show is no reason to stop
     try:
         return int(arguments.run(arguments))
     except HardbitError as error:
@@ -68,9 +71,10 @@ def whole_number(text: str) -> int:
 
 
 def write_text(destination: str, text: str) -> None:
-    """Write to a file, or to stdout for `-`."""
+    """Write to a file, or to stdout for `-`: as UTF-8 in either case, for that is what JSON and XML are in."""
     if destination == "-":
-        sys.stdout.write(text)
+        sys.stdout.flush()
+        sys.stdout.buffer.write(text.encode("utf-8"))
         sys.stdout.flush()
         return
     path = Path(destination)
