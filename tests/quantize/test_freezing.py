@@ -4,13 +4,15 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
+from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from hardbit.graph.export import export_canonical
-from hardbit.quantize import freeze
+from hardbit.quantize import Bits, calibrate, freeze, quantize
 from hardbit.quantize.freezing import fold_batch_norm
 from hardbit.quantize.operators import operator_of
 from hardbit.quantize.quantizers import activation_numerics, is_weight_layer, parameter_codes
+from hardbit.quantize.scales import SIGNIFICAND_BITS
 from hardbit.targets import lower
 from hardbit.train.adversary import centred
 from quantized_examples import calibrated, random_images
@@ -112,3 +114,32 @@ def test_a_channel_that_batch_norm_has_switched_off_keeps_its_bias(bits, gamma):
         module.bn2.running_var[:3] + module.bn2.eps
     )
     assert torch.allclose((biases.bias * biases.bias_scale)[:3].float(), folded, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize(("bits", "within"), [(4, True), (8, False)])
+def test_where_sums_outgrow_float32_a_code_moves_by_one_and_rarely(bits, within):
+    """2304 inputs of one sign with weights of one sign: at 8 bits the sums pass 2^19 counts sixteen times over."""
+    torch.manual_seed(0)
+    hidden = nn.Linear(2304, 256)
+    nn.init.normal_(hidden.weight, 1.5, 1.0)
+    network = nn.Sequential(nn.ReLU(), nn.Flatten(), hidden, nn.BatchNorm1d(256), nn.ReLU(), nn.Linear(256, 10))
+    module = quantize(network, "onnxruntime", Bits(bits, bits, first_layer=bits))
+    images = centred(torch.from_numpy(random_images(500, (1, 48, 48))))
+    calibrate(module, images.split(250))
+    with torch.no_grad():
+        for _ in range(20):
+            module(images)
+    twin = freeze(module.eval()).eval()
+    relu, layer = twin.get_submodule("4"), twin.get_submodule("2")
+    values = torch.relu(images).flatten(1) / activation_numerics(twin.get_submodule("0")).scale
+    largest_sum = (values.double() @ parameter_codes(layer).weight.double().abs().T).max()
+    assert (largest_sum * 2**SIGNIFICAND_BITS <= 2**24) == within
+    codes = []
+    relu.register_forward_hook(lambda module, inputs, output: codes.append(output.double() / scale))
+    scale = activation_numerics(relu).scale
+    with torch.no_grad():
+        twin(images)
+        twin.double()(images.double())
+    moved = (codes[0] - codes[1]).abs()
+    assert moved.max() <= (0 if within else 1)
+    assert (moved > 0).double().mean() < 1e-4

@@ -1,7 +1,7 @@
 """Scales that make the arithmetic exact.
 
 An activation scale is a power of two, a weight scale has a significand of `SIGNIFICAND_BITS` bits. Then every product
-of a code and a scale, and every sum of such products while |accumulator| * 2**SIGNIFICAND_BITS <= 2**24, is a float32
+of a code and a scale, and every sum of such products while |partial sum| * 2**SIGNIFICAND_BITS <= 2**24, is a float32
 number: the order of summation no longer matters, and PyTorch, ONNX Runtime in float, its integer kernels and the
 attack graph give the same bits. BatchNorm before, and the free per-channel weight scale behind an activation make up
 for the coarse grid.
