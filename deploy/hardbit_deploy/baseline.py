@@ -38,10 +38,11 @@ class Baseline:
             ("evaluation", ("data_set", "split")),
         )
         for part, keys in parts:
-            earlier, current = self.document.get(part) or {}, document.get(part) or {}
+            earlier, current = self.document.get(part), document.get(part) or {}
+            known = earlier if isinstance(earlier, Mapping) else {}
             for key in keys:
-                if key in earlier and key in current and earlier[key] != current[key]:
-                    self._refuse(f"was made with {key} {earlier[key]}, this run with {current[key]}")
+                if key in current and known.get(key) != current[key]:
+                    self._refuse(f"was made with {key} {known.get(key, 'unknown')}, this run with {current[key]}")
 
     def refuse_other_images(self, index: NDArray[np.int64], label: NDArray[np.int64]) -> None:
         """Raise HardbitError unless the records hold exactly the images of these indices, with these labels."""

@@ -191,9 +191,12 @@ def _number(low: float, high: float, description: str) -> _Reader:
     """A number strictly between `low` and `high`; booleans, which Python takes for integers, are no numbers."""
 
     def read(value: Any) -> float:
-        if isinstance(value, bool) or not isinstance(value, int | float) or not low < value < high:
-            raise ValueError(f"must be {description}")
-        return float(value)
+        try:
+            if isinstance(value, int | float) and not isinstance(value, bool) and low < float(value) < high:
+                return float(value)
+        except OverflowError:  # a whole number that no double can hold
+            pass
+        raise ValueError(f"must be {description}")
 
     return read
 

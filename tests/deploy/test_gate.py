@@ -75,6 +75,7 @@ def test_an_empty_gate_promises_nothing(tmp_path: Path) -> None:
         ("[baseline]\nresult = 3\n", r"baseline\.result: must be a text"),
         ("[latency]\n", r"latency: limits nothing"),
         ("[latency]\nmax_p50_ms = -1\n", r"latency\.max_p50_ms: must be a number of milliseconds above 0"),
+        (f"[latency]\nmax_p50_ms = 1{'0' * 400}\n", r"latency\.max_p50_ms: must be a number of milliseconds"),
         ("[environment]\nmin_grade = 'D'\n", r"min_grade: must be \"A\", \"B\" or \"C\""),
         ("[environment]\nonnxruntime = 'latest'\n", r"onnxruntime: must be versions such as"),
         ("[settings]\nconfidence = 95\n", r"settings\.confidence: must be a probability"),

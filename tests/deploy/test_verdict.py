@@ -208,6 +208,14 @@ def test_images_are_paired_by_index_not_by_position(tmp_path: Path) -> None:
     assert (comparison.lost, comparison.gained) == (0, 0)
 
 
+@pytest.mark.parametrize("evaluation", [None, 1, {"split": "test"}])
+def test_a_baseline_that_does_not_say_what_it_saw_is_refused(tmp_path: Path, evaluation: Any) -> None:
+    document, records = examples.example_run()
+    results.write_result(tmp_path, document | {"evaluation": evaluation}, records)
+    with pytest.raises(HardbitError, match="was made with data_set unknown, this run with fashion-mnist"):
+        load_baseline(tmp_path).refuse_other_conditions(document)
+
+
 @pytest.mark.parametrize("key", ["index", "label"])
 def test_other_images_are_refused(tmp_path: Path, key: str) -> None:
     document, records = examples.example_run()
