@@ -31,6 +31,7 @@ system:
 
 # torch first and by its exact version: a range would pull the CUDA build of several GB where a CPU build will do.
 $(STAMP): pyproject.toml deploy/pyproject.toml kernels/pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("hardbit needs Python 3.11 or later: make PYTHON=python3.11 ...")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/pip install --quiet -c constraints.txt "torch==$$(sed -n 's/^torch==//p' constraints.txt)"
