@@ -13,7 +13,6 @@ from hardbit_deploy.errors import HardbitError
 def test_a_network_maps_a_batch_of_its_images_to_logits(name):
     network = nets.build(name).eval()
     assert network(torch.zeros(3, *network.input_shape)).shape == (3, network.classes)
-    assert nets.default_input_shape(name) == tuple(network.input_shape)
 
 
 def test_resnet20_has_twenty_layers_and_the_published_size():

@@ -89,6 +89,21 @@ def test_a_plan_that_would_thaw_a_folded_network_is_refused():
         TrainingPlan(())
 
 
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Adversary("apgd", 8.0), "no adversary 'apgd'; known: none, fgsm, n-fgsm, pgd"),
+        (lambda: Adversary("pgd", 8.0, norm="l1"), "no norm 'l1'; known: linf, l2"),
+        (lambda: dataclasses.replace(PLAN.phases[0], optimizer="SGD"), "no optimizer 'SGD'; known: adam, sgd"),
+        (lambda: dataclasses.replace(PLAN.phases[0], schedule="step"), "no schedule 'step'; known: one-cycle"),
+        (lambda: dataclasses.replace(PLAN, augmentation=("mixup",)), "no augmentation 'mixup'; known: flip, crop"),
+    ],
+)
+def test_words_that_a_plan_does_not_know_are_refused(make, message):
+    with pytest.raises(HardbitError, match=f"^training: there is {message}"):
+        make()
+
+
 def test_learning_rate_schedules():
     one_cycle = Phase(1, Adversary("none", 0.0), learning_rate=1.0)
     rates = [learning_rate_at(one_cycle, step, 100) for step in range(101)]

@@ -3,6 +3,6 @@
 A network takes centred pixels, float32 of shape (n, *input_shape) in [-0.5, 0.5), and gives logits (n, classes).
 """
 
-from hardbit.nets.registry import build, default_input_shape, names, register
+from hardbit.nets.registry import build, names, register
 
-__all__ = ["build", "default_input_shape", "names", "register"]
+__all__ = ["build", "names", "register"]

@@ -13,7 +13,7 @@ from hardbit_deploy.errors import HardbitError
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["build", "default_input_shape", "names", "register"]
+__all__ = ["build", "names", "register"]
 
 _BUILDERS: dict[str, Callable[..., nn.Module]] = {}
 _MODULES = ("hardbit.nets.lenet", "hardbit.nets.resnet")
@@ -58,13 +58,6 @@ def build(name: str, **options: Any) -> nn.Module:
         return builder(**options)
     except (ArithmeticError, IndexError, RuntimeError, TypeError, ValueError) as error:
         raise HardbitError(f"no network '{name}' can be made of these options: {error}", where="network") from error
-
-
-def default_input_shape(name: str) -> tuple[int, int, int]:
-    """The image shape (channels, height, width) that network `name` is made for."""
-    network: Any = build(name)
-    channels, height, width = network.input_shape
-    return channels, height, width
 
 
 def _load() -> None:

@@ -6,9 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["AUGMENTATIONS", "augment"]
+__all__ = ["augment"]
 
-AUGMENTATIONS = ("flip", "crop")
 _CROP_PADDING = 4
 
 

@@ -10,6 +10,12 @@ from hardbit_deploy.errors import HardbitError
 
 __all__ = ["Adversary", "Phase", "TrainingPlan", "learning_rate_at"]
 
+_KINDS = ("none", "fgsm", "n-fgsm", "pgd")
+_NORMS = ("linf", "l2")
+_SCHEDULES = ("one-cycle", "cosine", "constant")
+_OPTIMIZERS = ("adam", "sgd")
+_AUGMENTATIONS = ("flip", "crop")
+
 
 @dataclass(frozen=True)
 class Adversary:
@@ -25,6 +31,10 @@ class Adversary:
     step_size_255: float | None = None
     norm: str = "linf"
     random_start: bool = True
+
+    def __post_init__(self) -> None:
+        _check_known("adversary", self.kind, _KINDS)
+        _check_known("norm", self.norm, _NORMS)
 
     @property
     def step_255(self) -> float:
@@ -51,6 +61,10 @@ class Phase:
     weight_decay: float = 0.0
     frozen: bool = False
 
+    def __post_init__(self) -> None:
+        _check_known("schedule", self.schedule, _SCHEDULES)
+        _check_known("optimizer", self.optimizer, _OPTIMIZERS)
+
 
 @dataclass(frozen=True)
 class TrainingPlan:
@@ -63,6 +77,8 @@ class TrainingPlan:
     augmentation: tuple[str, ...] = field(default=())
 
     def __post_init__(self) -> None:
+        for kind in self.augmentation:
+            _check_known("augmentation", kind, _AUGMENTATIONS)
         thawed = [n for n, (a, b) in enumerate(pairwise(self.phases), start=2) if a.frozen and not b.frozen]
         if thawed or not self.phases:
             raise HardbitError(
@@ -98,3 +114,8 @@ def learning_rate_at(phase: Phase, step: int, steps: int) -> float:
             return phase.learning_rate * (0.04 + 0.96 * position / 0.25)
         position = (position - 0.25) / 0.75
     return phase.learning_rate * 0.5 * (1 + math.cos(math.pi * position))
+
+
+def _check_known(what: str, word: str, known: tuple[str, ...]) -> None:
+    if word not in known:
+        raise HardbitError(f"there is no {what} '{word}'", where="training", remedy=f"known: {', '.join(known)}")

@@ -15,9 +15,8 @@ from dataclasses import dataclass
 
 from hardbit.graph.gradient.tape import Tape
 
-__all__ = ["LOSSES", "Losses", "weighted_losses"]
+__all__ = ["Losses", "weighted_losses"]
 
-LOSSES = ("cross_entropy", "margin")  # the order of `loss_weights`
 EXCLUDED = 1e9  # subtracted from the right class's logit, which leaves it out of softmax and maximum
 
 
