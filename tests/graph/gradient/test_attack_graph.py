@@ -329,6 +329,28 @@ def test_what_a_rule_does_not_cover_is_refused_with_the_name_of_the_node(case):
         differentiate(model, "y", "x")
 
 
+@pytest.mark.parametrize("odd", ["Clip", "QuantizeLinear"])
+def test_codes_that_depend_on_a_value_computed_at_run_time_are_refused_with_the_name_of_the_node(odd):
+    computed = helper.make_node("Cast", ["image"], ["z"], name="computed", to=TensorProto.INT8)
+    zero_point, bounds = ("z", []) if odd == "QuantizeLinear" else ("zero", ["", "z"])
+    nodes = [
+        computed,
+        helper.make_node("QuantizeLinear", ["image", "scale", zero_point], ["q"], name="odd QuantizeLinear"),
+        helper.make_node("Clip", ["q", *bounds], ["c"], name="odd Clip"),
+        helper.make_node("DequantizeLinear", ["c", "scale", zero_point], ["logits"], name="dequantize"),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "odd",
+        [helper.make_tensor_value_info("image", TensorProto.FLOAT, ["batch", 3])],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", 3])],
+        [numpy_helper.from_array(np.float32(1), "scale"), numpy_helper.from_array(np.int8(0), "zero")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    with pytest.raises(UnsupportedOperator, match=f"odd {odd}.*computed at run time"):
+        build_attack_graph(model)
+
+
 def test_another_opset_is_refused():
     model = plain_cnn(4)
     model.opset_import[0].version = 13

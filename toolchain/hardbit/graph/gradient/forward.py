@@ -16,6 +16,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from hardbit.graph.gradient.errors import UnsupportedOperator, node_label
 from hardbit.graph.gradient.primal import PrimalGraph, index_graph
 from hardbit.graph.gradient.quantization import code_range
 from hardbit_deploy.errors import HardbitError
@@ -69,6 +70,10 @@ def raise_signed_codes(model: onnx.ModelProto) -> None:
 def raise_inputs(model: onnx.ModelProto, graph: PrimalGraph, node: onnx.NodeProto, positions: list[int]) -> None:
     for position in positions:
         name = node.input[position] if position < len(node.input) else ""
+        if name and name not in graph.constants:
+            raise UnsupportedOperator(
+                f"{node.op_type} of activation codes by a value computed at run time", where=node_label(node)
+            )
         old = graph.constants[name] if name else np.zeros((), np.int8)
         if not name and node.op_type == "Clip":
             continue
