@@ -33,8 +33,9 @@ def precision_table(precision: Mapping[str, Any]) -> str:
         )
         for node in nodes
     ]
-    lines = [f"Executed precision: {integer} of {len(nodes)} layers run on integer kernels"]
+    lines = [f"Executed precision: {integer} of {len(nodes)} layers declared integer run on integer kernels"]
     lines += [text_table(rows, "<<<<<")] if rows else []
+    lines += [f"  declared float: {layer}" for layer in precision.get("declared_float", [])]
     lines += [f"  problem: {problem}" for problem in precision["problems"]]
     return "\n".join(lines)
 

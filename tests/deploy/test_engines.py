@@ -22,6 +22,7 @@ from hardbit_deploy.engines.executed_kernels import Kernel, judge_kernels, profi
 from hardbit_deploy.engines.onnxruntime import OnnxRuntimeEngine, OnnxRuntimeGradient, default_batch
 from hardbit_deploy.errors import HardbitError
 from hardbit_deploy.manifest import IntegerNode
+from hardbit_deploy.summary import precision_table
 from linear_examples import linear_target
 
 NETWORKS = {"plain": canonical_examples.plain_cnn, "residual": canonical_examples.residual_net}
@@ -266,7 +267,11 @@ class TestExecutedPrecision:
         allowed = build_bundle(
             tmp_path / "b", canonical, count=2, engine=engine, engine_section={**declared, "float_nodes": ["conv2"]}
         )
-        assert executed_precision(allowed).status == "integer"
+        report = executed_precision(allowed)
+        assert report.status == "integer"
+        (layer,) = report.declared_float  # said aloud: "1 of 1 layers" must not hide it
+        assert layer.startswith("conv2 runs as ")
+        assert f"declared float: {layer}" in precision_table(report.to_document())
 
     def test_nothing_is_left_behind_by_profiling(self, bundle, tmp_path, monkeypatch):
         monkeypatch.chdir(tmp_path)

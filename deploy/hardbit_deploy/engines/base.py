@@ -216,6 +216,7 @@ class PrecisionReport:
     status: Literal["integer", "wrong"]
     nodes: tuple[PrecisionRow, ...]
     problems: tuple[str, ...]
+    declared_float: tuple[str, ...] = ()  # heavy layers that run in float, as the manifest declares
 
     def to_document(self) -> dict[str, Any]:
         """The `precision` part of a result."""
@@ -223,4 +224,5 @@ class PrecisionReport:
             "status": self.status,
             "nodes": [row.to_document() for row in self.nodes],
             "problems": list(self.problems),
+            "declared_float": list(self.declared_float),
         }

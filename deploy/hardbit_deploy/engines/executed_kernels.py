@@ -12,6 +12,7 @@ import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -115,7 +116,14 @@ def judge_kernels(
         if not integer:
             problems.append(f"{node.name} is declared integer and runs as {_described(worst)}")
         rows.append(PrecisionRow(node.name, node.op, worst.op, worst.operand_types, worst.provider, integer))
-    return PrecisionReport("wrong" if problems else "integer", tuple(rows), tuple(problems))
+    declared_float = [
+        f"{kernel.node} runs as {_described(kernel)}"
+        for name in dict.fromkeys(float_nodes)
+        for kernel in heavy.get(name, [])
+        if not kernel.is_integer
+    ]
+    status: Literal["integer", "wrong"] = "wrong" if problems else "integer"
+    return PrecisionReport(status, tuple(rows), tuple(problems), tuple(declared_float))
 
 
 def _owner(executed: str, declared: Sequence[str]) -> str:
