@@ -88,7 +88,7 @@ def session_options(threads: int) -> onnxruntime.SessionOptions:
 def open_session(path: Path, options: onnxruntime.SessionOptions) -> onnxruntime.InferenceSession:
     """A session on the CPU alone; raises HardbitError where the graph cannot be loaded or another provider is used.
 
-    The graph is handed over as bytes: from a path, ONNX Runtime before 1.24 follows a graph's references to weights in
+    The graph is handed over as bytes: from a path, ONNX Runtime 1.23 and older follow a graph's references to weights in
     other files to any place on the disk, where no digest of the bundle reaches.
     """
     try:
