@@ -88,8 +88,8 @@ def session_options(threads: int) -> onnxruntime.SessionOptions:
 def open_session(path: Path, options: onnxruntime.SessionOptions) -> onnxruntime.InferenceSession:
     """A session on the CPU alone; raises HardbitError where the graph cannot be loaded or another provider is used.
 
-    The graph is handed over as bytes: from a path, ONNX Runtime 1.23 and older follow a graph's references to weights in
-    other files to any place on the disk, where no digest of the bundle reaches.
+    The graph is handed over as bytes: from a path, ONNX Runtime 1.23 follows a graph's references to weights in other
+    files to any place on the disk, where no digest of the bundle reaches.
     """
     try:
         session = onnxruntime.InferenceSession(path.read_bytes(), options, providers=[PROVIDER])
