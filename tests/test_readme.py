@@ -152,3 +152,11 @@ def test_every_link_leads_somewhere(path: str) -> None:
 
 def test_the_picture_is_light_enough_to_load() -> None:
     assert (ROOT / "docs" / "report.png").stat().st_size < 300_000
+
+
+def test_the_scores_are_those_of_the_card() -> None:
+    card = (ROOT / "models/fashion-cnn-w4a4/card.md").read_text(encoding="utf-8").replace("\N{NO-BREAK SPACE}", " ")
+    row = r"^\| .+ \| .*2,000 \| \**([\d.]+ %)\** \| ([\d.]+ – [\d.]+ %) \|$"
+    assert re.findall(row, README, flags=re.M) == re.findall(row, card, flags=re.M) != []
+    p50, p99 = re.findall(r"median ([\d.]+) ms, 90th percentile [\d.]+ ms, 99th ([\d.]+) ms", card)[0]
+    assert f"{1000 * float(p50):.0f} us in the median and {1000 * float(p99):.0f} us at the 99th percentile" in README

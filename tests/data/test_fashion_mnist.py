@@ -174,5 +174,8 @@ def test_the_images_that_the_model_carries_are_the_first_2000_of_the_test_split(
 
 
 def test_extract_ends_with_one_line_on_an_error(capsys, tmp_path):
+    source = Path(__file__).parents[2] / "models" / "fashion-cnn-w4a4" / "images.npz"
+    assert extract.main([f"npz:{source}", "test", "1", str(tmp_path / "nowhere" / "out.npz")]) == 64
+    assert capsys.readouterr().err == f"{tmp_path}/nowhere/out.npz: it cannot be written: No such file or directory\n"
     assert extract.main(["npz:nowhere.npz", "test", "1", str(tmp_path / "out.npz")]) == 64
     assert capsys.readouterr().err == "nowhere.npz: there is no such file\n"

@@ -256,7 +256,7 @@ MISTAKES = {
     ),
     "evaluation file": (
         SMALL.replace('mnist"', 'mnist"\nevaluation.file = "nowhere.npz"'),
-        "recipe:6: data.evaluation.file: there is no file nowhere.npz; make it with hardbit.data.extract",
+        "recipe:6: data.evaluation.file: there is no file nowhere.npz; 'python -m hardbit.data.extract' makes one",
     ),
 }
 

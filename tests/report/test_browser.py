@@ -14,7 +14,7 @@ from PIL import Image
 
 import report_examples as examples
 from hardbit.report import html_report
-from hardbit.report.screenshot import find_chromium, open_page, screenshot
+from hardbit.report.screenshot import find_chromium, main, open_page, screenshot
 
 pytestmark = pytest.mark.skipif(find_chromium() is None, reason="no Chromium is installed: the report cannot be opened")
 
@@ -174,3 +174,14 @@ def test_a_screenshot_is_small_and_follows_the_desktop(dark: bool, pages: dict[s
         assert image.size == (1160, 1500)
         paper = image.convert("RGB").getpixel((4, 4))
     assert paper == ((0x14, 0x16, 0x1A) if dark else (0xFB, 0xFA, 0xF7))
+
+
+def test_the_command_names_what_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    page = tmp_path / "page.html"
+    assert main([str(page), str(tmp_path / "x.png")]) == 64
+    page.write_text("<!DOCTYPE html><title>x</title>", encoding="utf-8")
+    assert main([str(page), str(tmp_path / "nowhere" / "x.png")]) == 64
+    assert capsys.readouterr().err.splitlines() == [
+        f"{page}: there is no such page",
+        f"{tmp_path}/nowhere: there is no such folder; make it first",
+    ]

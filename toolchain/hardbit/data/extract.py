@@ -25,7 +25,10 @@ def extract(data_set: str, split: str, count: int, file: Path) -> None:
     """Write the first `count` images of a split to `file`; the same set gives the same bytes."""
     images = load_images(data_set, split, count)
     template = _PROVENANCE.get(data_set, f"first {{count}} images of the {{split}} split of {data_set}")
-    write_npz(file, images, split, template.format(count=count, split=split))
+    try:
+        write_npz(file, images, split, template.format(count=count, split=split))
+    except OSError as error:
+        raise HardbitError(f"it cannot be written: {error.strerror}", where=str(file)) from error
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -59,7 +59,7 @@ def _data(s: SimpleNamespace, folder: Path) -> Iterator[Finding]:
         evaluation_source, path = f"npz:{s.data.evaluation.file}", ("data", "evaluation", "file")
         if not (folder / s.data.evaluation.file).is_file():
             message = f"there is no file {folder / s.data.evaluation.file}"
-            yield Finding(path, message, "make it with hardbit.data.extract")
+            yield Finding(path, message, "'python -m hardbit.data.extract' makes one")
     train = yield from _facts(train_source, "train", ("data", "set"), folder)
     evaluation = yield from _facts(evaluation_source, split, path, folder)
     if train is not None:

@@ -58,6 +58,10 @@ def open_page(page: Path, arguments: Sequence[str]) -> subprocess.CompletedProce
 
 def screenshot(page: Path, picture: Path, width: int, height: int, dark: bool = False, scale: float = 1.0) -> None:
     """Write `picture`, a PNG of the top `width` x `height` px of `page`, with as few colours as keep it small."""
+    if not page.is_file():
+        raise HardbitError("there is no such page", where=str(page))
+    if not picture.resolve().parent.is_dir():
+        raise HardbitError("there is no such folder", where=str(picture.parent), remedy="make it first")
     size = [f"--window-size={width},{height}", f"--force-device-scale-factor={scale:g}"]
     theme = ["--blink-settings=preferredColorScheme=0"] if dark else []
     done = open_page(page, [f"--screenshot={picture.resolve()}", *size, *theme])
