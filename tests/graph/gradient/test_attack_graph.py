@@ -12,8 +12,12 @@ from torch import nn
 
 from canonical_examples import CanonicalBuilder, plain_cnn, residual_net
 from gradient_reference import evaluate, relative_error, run
+from hardbit.graph.export import export_canonical
 from hardbit.graph.gradient import UnsupportedOperator, build_attack_graph, differentiate, supported_operators
+from hardbit.quantize import Bits, calibrate, freeze, quantize
+from hardbit.train.adversary import centred
 from hardbit_deploy.errors import HardbitError
+from quantized_examples import random_images
 
 
 def feeds_for(model, batch, seed=0):
@@ -75,6 +79,30 @@ def test_the_runtime_s_optimiser_changes_nothing_but_speed(masks):
     fast, plain = run(graph, feeds), run(graph, feeds, optimised=False)
     np.testing.assert_array_equal(fast["logits"], plain["logits"])
     assert relative_error(fast["gradient"], plain["gradient"]) < 1e-6
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+@pytest.mark.parametrize("masks", ["auto", "exact"])
+def test_a_layer_that_reads_a_pool_of_the_image_keeps_its_weights_in_the_runtime(bits, masks):
+    """ONNX Runtime quantizes float weights of its own accord where codes go in and come out: to other values."""
+    torch.manual_seed(0)
+    layers = [nn.MaxPool2d(2), nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 36, 5)]
+    module = quantize(nn.Sequential(*layers), "onnxruntime", Bits(bits, bits))
+    images = random_images(64, (3, 16, 16))
+    calibrate(module, [centred(torch.from_numpy(images))])
+    twin = freeze(module).eval()
+    with torch.no_grad():
+        expected = twin(centred(torch.from_numpy(images))).numpy()
+    graph = build_attack_graph(export_canonical(twin, (3, 16, 16)), masks=masks)
+    feeds = {
+        "image": images,
+        "onehot": np.eye(5, dtype=np.float32)[np.arange(64) % 5],
+        "engine_logits": expected,
+        "own_logits": np.array(True),
+        "loss_weights": np.array([1, 0], np.float32),
+    }
+    (logits,) = ort.InferenceSession(graph.SerializeToString()).run(["logits"], feeds)
+    np.testing.assert_array_equal(logits, expected)
 
 
 def test_the_canonical_graph_is_left_as_it_was():

@@ -19,7 +19,7 @@ from typing import Literal
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from hardbit.graph.gradient.forward import forward_from_bytes
+from hardbit.graph.gradient.forward import MOVES_VALUES, forward_from_bytes
 from hardbit.graph.gradient.losses import weighted_losses
 from hardbit.graph.gradient.primal import Shape, index_graph
 from hardbit.graph.gradient.rules import RULES
@@ -144,14 +144,17 @@ def finish(
 def integer_parameters(tape: Tape) -> list[onnx.NodeProto]:
     """DequantizeLinear of weights and biases, where it lets ONNX Runtime run the layer in integers.
 
-    It does if the layer's input comes from codes and its output, Relu included, goes to a quantizer and to nobody
-    else; other layers read their parameters as float constants, which saves the work in every run.
+    It does if the layer's input comes from codes, by way of a MaxPool of the image, say, and its output, Relu included,
+    goes to a quantizer and to nobody else. There ONNX Runtime would quantize float constants itself, to other values.
+    Other layers read their parameters as float constants, which saves the work in every run.
     """
     graph = tape.graph
     read_in_reverse = {tensor for node in tape.nodes for tensor in node.input}
     kept: dict[str, onnx.NodeProto] = {}
     for node in graph.nodes:
         source = graph.producers.get(node.input[0]) if node.input else None
+        while source is not None and source.op_type in MOVES_VALUES:
+            source = graph.producers.get(source.input[0])
         if node.op_type not in ("Conv", "Gemm") or source is None or source.op_type != "DequantizeLinear":
             continue
         result = node.output[0]

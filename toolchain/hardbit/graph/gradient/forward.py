@@ -21,7 +21,7 @@ from hardbit.graph.gradient.primal import PrimalGraph, index_graph
 from hardbit.graph.gradient.quantization import code_range
 from hardbit_deploy.errors import HardbitError
 
-__all__ = ["BytesInput", "forward_from_bytes"]
+__all__ = ["MOVES_VALUES", "BytesInput", "forward_from_bytes"]
 
 PIXEL_SCALE = 1 / 256  # of networks whose first operator is no 8-bit quantizer
 PIXEL_ZERO_POINT = 128
