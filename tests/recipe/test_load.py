@@ -188,6 +188,16 @@ MISTAKES = {
         "recipe:9: threat_model.eps_255: an L-inf radius of 25.5 grey levels does not lie on the grid "
         "of bytes: 25 is all it allows; write eps_255 = 25.0",
     ),
+    "radius of the unit interval": (
+        SMALL + "[threat_model]\neps_255 = 0.031",
+        "recipe:9: threat_model.eps_255: a radius of 0.031 grey levels moves no byte; "
+        "radii are in grey levels of 255: 8/255 is written 8.0",
+    ),
+    "L2 radius of the unit interval": (
+        SMALL + '[threat_model]\nnorm = "l2"\neps_255 = 0.5',
+        "recipe:10: threat_model.eps_255: a radius of 0.5 grey levels moves no byte; "
+        "radii are in grey levels of 255: 8/255 is written 8.0",
+    ),
     "radius as large as the space": (
         SMALL + "eps_255 = 256",
         "recipe:8: training.phases[0].eps_255: a radius of 256.0 "

@@ -132,11 +132,17 @@ def _threat_model(s: SimpleNamespace, folder: Path) -> Iterator[Finding]:
     if s.threat_model is None:
         return
     norm, eps, path = s.threat_model.norm, s.threat_model.eps_255, ("threat_model", "eps_255")
-    if norm == "linf" and eps != int(eps):
+    if eps < 1:
+        yield Finding(
+            path,
+            f"a radius of {eps} grey levels moves no byte",
+            "radii are in grey levels of 255: 8/255 is written 8.0",
+        )
+    elif norm == "linf" and eps != int(eps):
         yield Finding(
             path,
             f"an L-inf radius of {eps} grey levels does not lie on the grid of bytes: {int(eps)} is all it allows",
-            f"write eps_255 = {float(max(1, int(eps)))}",
+            f"write eps_255 = {float(int(eps))}",
         )
     yield from _radius(path, norm, eps, s)
 
