@@ -14,7 +14,7 @@ import pytest
 from hardbit import cli
 from hardbit_deploy import cli as board
 from hardbit_deploy.verdict import EXIT_CODES, parse_gate
-from recipe_examples import write_bars
+from recipe_examples import RECIPE, write_bars
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -37,7 +37,7 @@ HARDBIT = [line for line in dict.fromkeys(LINES) if line.startswith("hardbit ")]
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A working folder with a recipe of seconds that has been run, two bundles, and the gate of the README."""
     place = tmp_path_factory.mktemp("readme")
-    write_bars(place)
+    write_bars(place, RECIPE.replace("eps_255 = 8", "eps_255 = 25"))  # the ball that the README's gate speaks of
     assert (
         cli.main(["run", str(place), "--run-dir", str(place / "runs/bars"), "--latency", "off"]) in EXIT_CODES.values()
     )

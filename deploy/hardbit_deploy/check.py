@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import os
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from pathlib import Path
@@ -24,7 +25,7 @@ from hardbit_deploy.chunk_store import forget_chunks
 from hardbit_deploy.engines import executed_precision
 from hardbit_deploy.errors import HardbitError
 from hardbit_deploy.evaluate import Evaluation, evaluate
-from hardbit_deploy.gate import Gate, load_gate, parse_gate
+from hardbit_deploy.gate import AttackRule, Gate, load_gate, parse_gate
 from hardbit_deploy.latency import LatencyReport, LatencySettings, measure
 from hardbit_deploy.manifest import MANIFEST_NAME
 from hardbit_deploy.preflight import describe_machine, grade
@@ -79,6 +80,7 @@ def check(
     promise, origin = _gate_of(bundle, gate)
     suite = _suite_of(bundle, options)
     document = _head(bundle, suite, options) | {"created": created.isoformat(timespec="seconds"), "gate_source": origin}
+    _refuse_other_attacks(promise.attack, document)
     baseline = _baseline_of(promise, bundle, document)
     if out_dir is not None:
         _refuse_unusable_folder(Path(out_dir), bundle)
@@ -131,6 +133,27 @@ def _gate_of(bundle: Bundle, gate: str | Path | Gate | None) -> tuple[Gate, str]
     if gate is not None:
         return load_gate(gate), str(gate)
     return parse_gate(bundle.manifest.gate, f"{MANIFEST_NAME}: gate"), "bundle"
+
+
+def _refuse_other_attacks(rule: AttackRule | None, document: Mapping[str, Any]) -> None:
+    """A bundle says itself how it is attacked; a gate that says so too is not to be kept by a smaller ball."""
+    if rule is None:
+        return
+    ball, suite = document["threat_model"], document["suite"]
+    if rule.norm not in (None, ball["norm"]) or rule.eps_255 not in (None, ball["eps_255"]):
+        promised = f"{rule.norm or ball['norm']} {rule.eps_255 or ball['eps_255']:g}/255"
+        raise HardbitError(
+            f"the bundle is attacked in {ball['norm']} {ball['eps_255']:g}/255, the gate speaks of {promised}",
+            where="gate: attack",
+            remedy="build the bundle for that threat model",
+        )
+    for name, least in (("steps", rule.min_steps), ("restarts", rule.min_restarts)):
+        if least is not None and suite[name] < least:
+            raise HardbitError(
+                f"the suite '{suite['name']}' has {suite[name]} {name}, the gate asks for {least}",
+                where=f"gate: attack.min_{name}",
+                remedy=f"give --{name} {least}, or a stronger suite",
+            )
 
 
 def _suite_of(bundle: Bundle, options: CheckOptions) -> Suite:

@@ -15,6 +15,7 @@ from typing import Any
 from hardbit_deploy.errors import HardbitError
 
 __all__ = [
+    "AttackRule",
     "BaselineRule",
     "EnvironmentRule",
     "Gate",
@@ -35,6 +36,16 @@ class RateRule:
 
     reference: float
     margin: float = DEFAULT_MARGIN
+
+
+@dataclass(frozen=True)
+class AttackRule:
+    """What the promise was made against: a check in another ball, or with less effort, says nothing about it."""
+
+    norm: str | None = None
+    eps_255: float | None = None  # exactly
+    min_steps: int | None = None
+    min_restarts: int | None = None
 
 
 @dataclass(frozen=True)
@@ -77,6 +88,7 @@ class Gate:
 
     clean: RateRule | None = None
     robust: RateRule | None = None
+    attack: AttackRule | None = None
     baseline: BaselineRule | None = None
     latency: LatencyRule | None = None
     environment: EnvironmentRule | None = None
@@ -225,6 +237,19 @@ def _specifier(value: Any) -> str:
     return text
 
 
+def _norm(value: Any) -> str:
+    if value not in ("linf", "l2"):
+        raise ValueError('must be "linf" or "l2"')
+    return str(value)
+
+
+def _effort(value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ValueError("must be a whole number of at least 1")
+    return value
+
+
+_radius = _number(0, float("inf"), "a radius in grey levels of 255 above 0")
 _rate = _number(0, 1, "a rate above 0, such as 0.66 for 66 %")
 _margin = _number(1e-6, 1, "a rate such as 0.01 for one point: no number of images can see a margin of nothing")
 _milliseconds = _number(0, float("inf"), "a number of milliseconds above 0")
@@ -233,6 +258,7 @@ _confidence = _number(0.5, 1, "a probability between 0.5 and 1")
 _SECTIONS: dict[str, tuple[Any, dict[str, _Reader]]] = {
     "clean": (RateRule, {"reference": _reference, "margin": _margin}),
     "robust": (RateRule, {"reference": _reference, "margin": _margin}),
+    "attack": (AttackRule, {"norm": _norm, "eps_255": _radius, "min_steps": _effort, "min_restarts": _effort}),
     "baseline": (BaselineRule, {"result": _text, "margin": _margin}),
     "latency": (LatencyRule, dict.fromkeys(("max_p50_ms", "max_p90_ms", "max_p99_ms"), _milliseconds)),
     "environment": (EnvironmentRule, {"machine": _text, "onnxruntime": _specifier, "min_grade": _grade}),

@@ -53,6 +53,35 @@ def test_a_kept_promise_is_pass(bundle: Bundle, tmp_path: Path) -> None:
     assert [alarm["status"] for alarm in document["alarms"]] == ["pass"] * len(document["alarms"])
 
 
+@pytest.mark.parametrize(
+    ("attack", "message"),
+    [
+        (
+            {"eps_255": 8.0},
+            r"attack: the bundle is attacked in linf 2/255, the gate speaks of linf 8/255",
+        ),
+        ({"norm": "l2"}, r"the gate speaks of l2 2/255"),
+        (
+            {"min_steps": 50},
+            r"min_steps: the suite 'standard' has 20 steps, the gate asks for 50; give --steps 50",
+        ),
+        ({"min_restarts": 4}, r"the suite 'standard' has 3 restarts, the gate asks for 4"),
+    ],
+)
+def test_a_promise_against_a_stronger_attack_is_not_kept_by_a_weaker_one(
+    bundle: Bundle, attack: dict[str, Any], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(harness, "evaluate", lambda *_, **__: pytest.fail("attacked before the refusal"))
+    with pytest.raises(HardbitError, match=message):
+        check(bundle.path, promise(clean={"reference": 0.95}, attack=attack), None, UNTIMED)
+
+
+def test_a_promise_against_this_very_attack_is_judged(bundle: Bundle) -> None:
+    attack = {"norm": "linf", "eps_255": 2.0, "min_steps": 20, "min_restarts": 3}
+    document = check(bundle.path, promise(clean={"reference": 0.95}, attack=attack), None, UNTIMED)
+    assert document["verdict"]["name"] == "PASS"
+
+
 def test_a_network_that_is_not_robust_fails_its_robustness_gate(bundle: Bundle) -> None:
     document = check(bundle.path, promise(clean={"reference": 0.95}, robust={"reference": 0.66}), None, UNTIMED)
     assert (document["verdict"]["name"], document["verdict"]["exit_code"]) == ("FAIL", 1)

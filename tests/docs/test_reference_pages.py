@@ -46,6 +46,7 @@ RECIPE_TABLES = {
 }
 GATE_TABLES = {
     "[clean], [robust]": (gate.RateRule, schema.RateRule),
+    "[attack]": (gate.AttackRule, schema.AttackRule),
     "[baseline]": (gate.BaselineRule, schema.BaselineRule),
     "[latency]": (gate.LatencyRule, schema.LatencyRule),
     "[environment]": (gate.EnvironmentRule, schema.EnvironmentRule),

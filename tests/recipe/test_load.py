@@ -188,6 +188,16 @@ MISTAKES = {
         "recipe:9: threat_model.eps_255: an L-inf radius of 25.5 grey levels does not lie on the grid "
         "of bytes: 25 is all it allows; write eps_255 = 25.0",
     ),
+    "a gate for another ball": (
+        SMALL + "[gate.attack]\neps_255 = 8.0",
+        "recipe:9: gate.attack.eps_255: the gate speaks of 8.0, the recipe attacks at 25.0; "
+        "promise what is attacked, or attack what is promised",
+    ),
+    "a gate for more effort": (
+        SMALL + '[suite]\nname = "quick"\n[gate.attack]\nmin_steps = 20',
+        "recipe:11: gate.attack.min_steps: the gate asks for 20 steps, the suite has 10; "
+        "strengthen the suite, or promise less",
+    ),
     "radius of the unit interval": (
         SMALL + "[threat_model]\neps_255 = 0.031",
         "recipe:9: threat_model.eps_255: a radius of 0.031 grey levels moves no byte; "

@@ -147,6 +147,28 @@ def _threat_model(s: SimpleNamespace, folder: Path) -> Iterator[Finding]:
     yield from _radius(path, norm, eps, s)
 
 
+def _gate_attack(s: SimpleNamespace, folder: Path) -> Iterator[Finding]:
+    rule = s.gate.attack if s.gate is not None else None
+    if rule is None:
+        return
+    for key in ("norm", "eps_255"):
+        promised = getattr(rule, key)
+        if s.threat_model is not None and promised not in (None, getattr(s.threat_model, key)):
+            yield Finding(
+                ("gate", "attack", key),
+                f"the gate speaks of {promised}, the recipe attacks at {getattr(s.threat_model, key)}",
+                "promise what is attacked, or attack what is promised",
+            )
+    for key in ("steps", "restarts"):
+        least = getattr(rule, f"min_{key}")
+        if s.suite is not None and least is not None and getattr(s.suite, key) < least:
+            yield Finding(
+                ("gate", "attack", f"min_{key}"),
+                f"the gate asks for {least} {key}, the suite has {getattr(s.suite, key)}",
+                "strengthen the suite, or promise less",
+            )
+
+
 def _phase_radii(s: SimpleNamespace, folder: Path) -> Iterator[Finding]:
     if s.threat_model is None:
         return
@@ -261,6 +283,7 @@ _RULES: tuple[Callable[[SimpleNamespace, Path], Iterator[Finding]], ...] = (
     _data,
     _profile,
     _adversaries,
+    _gate_attack,
     _phase_radii,
     _frozen_stays_frozen,
     _threat_model,

@@ -151,6 +151,15 @@ class RateRule(_Section):
     margin: Margin = 0.01
 
 
+class AttackRule(_Section):
+    """What the promise is made against: this ball, and at least this effort."""
+
+    norm: Literal["linf", "l2"] | None = None
+    eps_255: Positive | None = None
+    min_steps: Count | None = None
+    min_restarts: Count | None = None
+
+
 class BaselineRule(_Section):
     """Paired comparison with an earlier result on the same images."""
 
@@ -186,6 +195,7 @@ class Gate(_Section):
 
     clean: RateRule | None = None
     robust: RateRule | None = None
+    attack: AttackRule | None = None
     baseline: BaselineRule | None = None
     latency: LatencyRule | None = None
     environment: EnvironmentRule | None = None
