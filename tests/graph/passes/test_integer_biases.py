@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnx
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from numpy.typing import NDArray
 
 from canonical_examples import plain_cnn, residual_net
@@ -47,12 +47,29 @@ def test_shifting_weights_and_biases_together_preserves_values(model: onnx.Model
         if "bias" in name and not name.endswith("zero_point")
     }
     small = {name: np.clip(codes, -15, 15) for name, codes in constants(model).items() if name.endswith("weight.codes")}
+    assume(all(codes.any() for codes in small.values()))  # zero codes have no range to fill: see below
     before = with_constants(model, {**finer, **small})
     changes: list[str] = []
     after = run_passes(before, [WidenWeightCodes(), IntegerBiases()], changes.append, check_each=True)
     assert changes == []
     images = images_for(model, 8)
     np.testing.assert_array_equal(run(after, images), run(before, images))
+
+
+def test_a_layer_without_weights_keeps_its_unit_and_reports_what_that_rounds() -> None:
+    model = plain_cnn(4)
+    dead = {"conv2.weight.codes": np.zeros_like(constants(model)["conv2.weight.codes"])}
+    finer = {
+        "conv2.bias.scale": constants(model)["conv2.bias.scale"] / 8,
+        "conv2.bias.codes": constants(model)["conv2.bias.codes"] * 8 + 3,
+    }
+    changes: list[str] = []
+    before = with_constants(model, {**dead, **finer})
+    after = run_passes(before, [WidenWeightCodes(), IntegerBiases()], changes.append, check_each=True)
+    assert len(changes) == 1
+    assert changes[0].startswith("conv2: 12 of 12 biases rounded")
+    assert "(0.38 units)" in changes[0]
+    np.testing.assert_array_equal(constants(after)["conv2.weight.codes"], 0)
 
 
 def test_a_rounded_bias_is_reported_with_its_size() -> None:
