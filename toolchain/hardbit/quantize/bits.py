@@ -6,9 +6,11 @@ from dataclasses import dataclass
 
 from hardbit_deploy.errors import HardbitError
 
-__all__ = ["ALLOWED_BITS", "Bits"]
+__all__ = ["ALLOWED_BITS", "FLOAT", "Bits"]
 
-ALLOWED_BITS = (8, 7, 4, 3, 2)
+FLOAT = 32
+"""The width of what stays float32: no quantizer."""
+ALLOWED_BITS = (FLOAT, 8, 7, 4, 3, 2)
 
 
 @dataclass(frozen=True)
@@ -16,7 +18,8 @@ class Bits:
     """Widths in bits: of weights and activations, of the weights of the first layer and of the last.
 
     A quantizer that exists for the last layer alone (behind an average pool) has the last layer's width. The image is
-    8 bits always: it is bytes.
+    8 bits always: it is bytes. 32 bits are float32: `weights` alone at 32 is activation-only quantization,
+    `activations` alone weight-only.
     """
 
     weights: int = 8

@@ -31,6 +31,9 @@ def freeze(module: fx.GraphModule) -> fx.GraphModule:
     input_scales = _input_scales(frozen)
     for node, input_scale in input_scales.items():
         layer: Any = frozen.get_submodule(str(node.target))
+        if input_scale is None:
+            weight_scale(layer).freeze(layer.weight)
+            continue
         if layer.bias is None:
             layer.bias = nn.Parameter(torch.zeros(layer.weight.shape[0]))
         weight_scale(layer).freeze(layer.weight, at_least=_least_scale(layer, input_scale))
@@ -66,7 +69,8 @@ def fold_batch_norm(module: fx.GraphModule) -> None:
             factor, shift = _affine(norm)
             weight: Tensor = layer.weight
             weight.mul_(factor.view(-1, *[1] * (weight.dim() - 1)))
-            weight_scale(layer).rescale(factor)
+            if is_weight_layer(layer):
+                weight_scale(layer).rescale(factor)
             bias = layer.bias if layer.bias is not None else torch.zeros_like(shift)
             layer.bias = nn.Parameter(bias.detach() * factor + shift)
         node.replace_all_uses_with(node.all_input_nodes[0])
@@ -85,16 +89,16 @@ def _affine(norm: nn.BatchNorm1d | nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
     return factor.detach(), (beta - mean * factor).detach()
 
 
-def _input_scales(module: fx.GraphModule) -> dict[fx.Node, float]:
-    """For every layer with weights, the scale of the codes that it reads."""
+def _input_scales(module: fx.GraphModule) -> dict[fx.Node, float | None]:
+    """For every layer with quantized weights, the scale of the codes that it reads; None where it reads floats."""
     scale_of: dict[fx.Node, float] = {}
-    layers: dict[fx.Node, float] = {}
+    layers: dict[fx.Node, float | None] = {}
     for node in module.graph.nodes:
         child = module.get_submodule(str(node.target)) if node.op == "call_module" else None
         if is_activation_quantizer(child):
             scale_of[node] = activation_numerics(child).scale
         elif is_weight_layer(child):
-            layers[node] = scale_of[node.all_input_nodes[0]]
+            layers[node] = scale_of.get(node.all_input_nodes[0])
         elif len(node.all_input_nodes) == 1 and node.all_input_nodes[0] in scale_of:
             scale_of[node] = scale_of[node.all_input_nodes[0]]  # pooling and reshaping of codes
     return layers

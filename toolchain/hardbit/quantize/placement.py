@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import fx, nn
 
-from hardbit.quantize.bits import Bits
+from hardbit.quantize.bits import FLOAT, Bits
 from hardbit.quantize.legality import check_traced
 from hardbit.quantize.operators import node_place
 from hardbit.quantize.profiles import Profile, get_profile
@@ -89,7 +89,7 @@ class _Placement:
         return self.module
 
     def _visit(self, node: fx.Node, operator: str) -> None:
-        if operator == "input":
+        if operator == "input" and self.bits.first_layer != FLOAT:
             self._insert_after(node, "input_quant", quant_image())
         elif operator in ("Conv", "Gemm"):
             self._ensure_quantized(node, node.all_input_nodes[0])
@@ -133,6 +133,8 @@ class _Placement:
         if origin not in self.quantized:
             only_for_last = user is self.last and self.operators.get(source) in _POOLS | _TRANSPARENT
             width = self.bits.last_layer if only_for_last else self.bits.activations
+            if width == FLOAT:
+                return
             signed = not (self.profile.unsigned_after_relu and self._is_non_negative(origin))
             self._insert_after(origin, f"{_attribute(origin)}_quant", quant_identity(width, signed=signed))
         self.quantized.update(moved)
@@ -154,6 +156,8 @@ class _Placement:
             width = self.bits.first_layer
         if node is self.last:
             width = self.bits.last_layer
+        if width == FLOAT:
+            return
         source: Any = self.module.get_submodule(str(node.target))
         layer = quant_conv(source, width) if operator == "Conv" else quant_linear(source, width)
         _set_submodule(self.module, str(node.target), layer)
@@ -161,6 +165,9 @@ class _Placement:
     def _replace_relu(self, node: fx.Node) -> None:
         """A ReLU with its quantizer. Between a layer and its ReLU, a MaxPool or Flatten changes places with the ReLU,
         which is the same function: a layer whose result another operator reads would run in float."""
+        if self.bits.activations == FLOAT:
+            self.non_negative.add(node)
+            return
         name = str(node.target) if node.op == "call_module" else _free_name(self.module, node.name)
         if node.op == "call_module" and sum(n.target == node.target for n in self.graph.nodes) > 1:
             name = _free_name(self.module, f"{node.target}_{node.name}")  # one ReLU module used in several places

@@ -12,6 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
+from hardbit.train.averaging import WeightAverage
 from hardbit_deploy.errors import HardbitError
 from hardbit_deploy.storage import write_atomically
 
@@ -27,6 +28,8 @@ class Checkpoint:
     history: list[dict[str, Any]]
     module: dict[str, Tensor]
     optimizer: dict[str, Tensor]
+    average: dict[str, Tensor]
+    average_updates: int
 
 
 def write_checkpoint(
@@ -37,6 +40,7 @@ def write_checkpoint(
     history: list[dict[str, Any]],
     module: nn.Module,
     optimizer: torch.optim.Optimizer,
+    average: WeightAverage | None = None,
 ) -> None:
     """Write the state; `digest` names the recipe that it belongs to."""
     tensors = {f"module/{name}": value.contiguous() for name, value in module.state_dict().items()}
@@ -44,7 +48,10 @@ def write_checkpoint(
         for name, value in state.items():
             if isinstance(value, Tensor):
                 tensors[f"optimizer/{index}/{name}"] = value.contiguous()
+    if average:
+        tensors |= {f"average/{name}": value.contiguous() for name, value in average.state.items()}
     metadata = {"epoch": str(epoch), "digest": digest, "history": json.dumps(history)}
+    metadata["average_updates"] = str(average.updates if average else 0)
     write_atomically(path, save(tensors, metadata))
 
 
@@ -58,8 +65,15 @@ def read_checkpoint(path: Path) -> Checkpoint | None:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
         module = {n.removeprefix("module/"): t for n, t in tensors.items() if n.startswith("module/")}
         optimizer = {n.removeprefix("optimizer/"): t for n, t in tensors.items() if n.startswith("optimizer/")}
+        average = {n.removeprefix("average/"): t for n, t in tensors.items() if n.startswith("average/")}
         return Checkpoint(
-            int(metadata["epoch"]), metadata["digest"], json.loads(metadata["history"]), module, optimizer
+            int(metadata["epoch"]),
+            metadata["digest"],
+            json.loads(metadata["history"]),
+            module,
+            optimizer,
+            average,
+            int(metadata.get("average_updates", 0)),
         )
     except (SafetensorError, KeyError, ValueError, OSError) as error:
         raise HardbitError(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -18,6 +18,7 @@ from hardbit import nets
 from hardbit.quantize import Bits, calibrate, freeze, load_state, quantize
 from hardbit.train.adversary import centred, perturb
 from hardbit.train.augmentation import augment
+from hardbit.train.averaging import WeightAverage
 from hardbit.train.checkpoint import Checkpoint, load_optimizer, read_checkpoint, write_checkpoint
 from hardbit.train.plan import Phase, TrainingPlan, learning_rate_at
 from hardbit.train.weights import write_weights
@@ -79,10 +80,18 @@ def train(
         record = _run_epoch(state, plan, epoch, data, progress)
         history.append(record)
         write_checkpoint(
-            path, epoch=epoch + 1, digest=digest, history=history, module=state.module, optimizer=state.optimizer
+            path,
+            epoch=epoch + 1,
+            digest=digest,
+            history=history,
+            module=state.module,
+            optimizer=state.optimizer,
+            average=state.average,
         )
         if progress:
             progress.epoch_ended(record)
+    if state.average:
+        load_state(state.module, state.average.state)
     twin = (state.module if state.is_frozen else freeze(state.module)).eval()
     weights = run_dir / "weights.safetensors"
     write_weights(weights, twin, {"training_digest": digest, "history": history, **(metadata or {})})
@@ -94,6 +103,7 @@ class _State:
     module: fx.GraphModule
     optimizer: torch.optim.Optimizer
     is_frozen: bool = False
+    average: WeightAverage | None = None
 
     @classmethod
     def begin(
@@ -107,7 +117,7 @@ class _State:
     ) -> _State:
         """A fresh network, calibrated on clean images."""
         torch.manual_seed(plan.seed)
-        module = quantize(nets.build(architecture, **options), profile, bits)
+        module = _in_channels_last(quantize(nets.build(architecture, **options), profile, bits))
         order = torch.randperm(len(data[0]), generator=torch.Generator().manual_seed(plan.seed))
         size = plan.batch_size
         whole = max(1, len(order) // size)  # as in an epoch: BatchNorm cannot normalise a last batch of one
@@ -127,13 +137,16 @@ class _State:
     ) -> _State:
         """The state after the last whole epoch."""
         phase, _ = plan.phase_of(saved.epoch - 1)
-        module = quantize(nets.build(architecture, **options), profile, bits)
+        module = _in_channels_last(quantize(nets.build(architecture, **options), profile, bits))
         if phase.frozen:
             module = freeze(module)
         load_state(module, saved.module)
         optimizer = _optimizer(module, phase)
         load_optimizer(optimizer, saved.optimizer)
-        return cls(module, optimizer, is_frozen=phase.frozen)
+        average = WeightAverage(module, phase.ema) if phase.ema else None
+        if average:
+            average.restore(saved.average, saved.average_updates)
+        return cls(module, optimizer, is_frozen=phase.frozen, average=average)
 
 
 def _run_epoch(
@@ -141,10 +154,14 @@ def _run_epoch(
 ) -> dict[str, Any]:
     """One pass over the data in an order drawn from (seed, epoch); returns its record."""
     phase, within = plan.phase_of(epoch)
+    if within == 0 and state.average:
+        load_state(state.module, state.average.state)
+        state.average = None
     if phase.frozen and not state.is_frozen:
         state.module, state.is_frozen = freeze(state.module.eval()), True
     if within == 0:
         state.optimizer = _optimizer(state.module, phase)
+        state.average = WeightAverage(state.module, phase.ema) if phase.ema else None
     state.module.train()
     seed = (plan.seed + 1) * 1_000_003 + epoch
     generator = torch.Generator().manual_seed(seed)
@@ -160,14 +177,23 @@ def _run_epoch(
     for step in range(steps):
         index = order[step * plan.batch_size : (step + 1) * plan.batch_size]
         clean, target = augment(images[index], plan.augmentation, generator), labels[index]
-        adversarial = perturb(state.module, centred(clean), target, phase.adversary, generator)
+        pixels = centred(clean).contiguous(memory_format=torch.channels_last)
+        adversary = phase.adversary
+        if phase.eps_warmup:
+            ramp = min(1.0, (within * steps + step + 1) / (phase.eps_warmup * steps))
+            adversary = replace(adversary, eps_255=adversary.eps_255 * ramp)
+        with _autocast(plan.inner_precision):
+            adversarial = perturb(state.module, pixels, target, adversary, generator)
         for group in state.optimizer.param_groups:
             group["lr"] = learning_rate_at(phase, within * steps + step, phase.epochs * steps)
-        logits = state.module(adversarial)
-        loss = F.cross_entropy(logits, target)
+        with _autocast(plan.outer_precision):
+            logits = state.module(adversarial)
+        loss = F.cross_entropy(logits.float(), target)
         state.optimizer.zero_grad()
         loss.backward()
         state.optimizer.step()
+        if state.average:
+            state.average.update(state.module)
         value = float(loss.detach())
         if not np.isfinite(value):
             raise HardbitError(
@@ -187,6 +213,17 @@ def _run_epoch(
         "loss": total_loss / steps,
         "seconds": round(time.perf_counter() - started, 1),
     }
+
+
+def _in_channels_last(module: fx.GraphModule) -> fx.GraphModule:
+    for parameter in module.parameters():
+        if parameter.dim() == 4:
+            parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
+    return module
+
+
+def _autocast(precision: str) -> torch.autocast:
+    return torch.autocast("cpu", dtype=torch.bfloat16, enabled=precision == "bfloat16")
 
 
 def _optimizer(module: nn.Module, phase: Phase) -> torch.optim.Optimizer:

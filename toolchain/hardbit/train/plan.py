@@ -60,6 +60,8 @@ class Phase:
     optimizer: str = "adam"
     weight_decay: float = 0.0
     frozen: bool = False
+    ema: float = 0.0
+    eps_warmup: int = 0
 
     def __post_init__(self) -> None:
         _check_known("schedule", self.schedule, _SCHEDULES)
@@ -75,6 +77,8 @@ class TrainingPlan:
     threads: int = 1
     batch_size: int = 128
     augmentation: tuple[str, ...] = field(default=())
+    inner_precision: str = "float32"
+    outer_precision: str = "float32"
 
     def __post_init__(self) -> None:
         for kind in self.augmentation:
