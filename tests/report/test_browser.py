@@ -58,8 +58,12 @@ function probe(page) {
     duplicates: [...page.querySelectorAll("[id]")].map(e => e.id).filter((id, at, all) => all.indexOf(id) !== at),
   };
 }
-addEventListener("load", () => {
+addEventListener("load", async () => {
   const found = {};
+  for (const frame of document.querySelectorAll("iframe")) {
+    await frame.contentDocument.fonts.ready;  // before it, boxes may be those of another font
+    frame.contentDocument.documentElement.getBoundingClientRect();
+  }
   for (const frame of document.querySelectorAll("iframe")) found[frame.name] = probe(frame.contentDocument);
   document.getElementById("found").textContent = JSON.stringify(found);
 });
