@@ -6,9 +6,22 @@ that the arithmetic of the network is exact in float32 (see `hardbit.quantize.sc
 
 from hardbit.quantize.bits import Bits
 from hardbit.quantize.calibration import calibrate
-from hardbit.quantize.freezing import freeze
+from hardbit.quantize.freezing import fold_batch_norm, freeze
 from hardbit.quantize.placement import quantize
 from hardbit.quantize.profiles import PROFILES, Profile, get_profile
+from hardbit.quantize.requantize import requantize, start_from
 from hardbit.quantize.state import load_state
 
-__all__ = ["PROFILES", "Bits", "Profile", "calibrate", "freeze", "get_profile", "load_state", "quantize"]
+__all__ = [
+    "PROFILES",
+    "Bits",
+    "Profile",
+    "calibrate",
+    "fold_batch_norm",
+    "freeze",
+    "get_profile",
+    "load_state",
+    "quantize",
+    "requantize",
+    "start_from",
+]

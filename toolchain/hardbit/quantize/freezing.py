@@ -24,18 +24,19 @@ def freeze(module: fx.GraphModule) -> fx.GraphModule:
     """A copy of a quantized and calibrated `module` whose arithmetic is that of the engine.
 
     It can still be trained: weights and biases move, scales do not. Its state_dict loads into any other freeze() of the
-    same quantized network.
+    same quantized network. Every layer has a bias then, so weights and biases have the same names at every width.
     """
     frozen = copy.deepcopy(module)
     fold_batch_norm(frozen)
+    for child in frozen.modules():
+        if isinstance(child, nn.Conv2d | nn.Linear) and child.bias is None:
+            child.bias = nn.Parameter(child.weight.new_zeros(child.weight.shape[0]))
     input_scales = _input_scales(frozen)
     for node, input_scale in input_scales.items():
         layer: Any = frozen.get_submodule(str(node.target))
         if input_scale is None:
             weight_scale(layer).freeze(layer.weight)
             continue
-        if layer.bias is None:
-            layer.bias = nn.Parameter(torch.zeros(layer.weight.shape[0]))
         weight_scale(layer).freeze(layer.weight, at_least=_least_scale(layer, input_scale))
         grid = weight_scale(layer).fixed.flatten() * input_scale
         set_bias_grid(layer, grid)

@@ -79,11 +79,9 @@ class WeightScale(nn.Module):
         super().__init__()
         self.largest_code = 2 ** (bits - 1) - 1
         self.learned = bits < 7
+        self._starts_from_mean = bits == 2
         self._axes = tuple(range(1, weight.dim()))
-        reach = weight.detach().abs().amax(self._axes, keepdim=True)
-        if bits == 2:
-            reach = weight.detach().abs().mean(self._axes, keepdim=True)
-        initial = reach.clamp_min(2.0**-40) / self.largest_code
+        initial = self._initial(weight.detach())
         self.log2_scale = nn.Parameter(torch.log2(initial)) if self.learned else None
         self.register_buffer("fixed", torch.zeros_like(initial))
         self._frozen = False
@@ -95,6 +93,12 @@ class WeightScale(nn.Module):
             return short_significand(torch.exp2(self.log2_scale))
         reach = weight.abs().amax(self._axes, keepdim=True).clamp_min(2.0**-40)
         return short_significand(reach / self.largest_code)
+
+    def restart(self, weight: Tensor) -> None:
+        """Let a learned scale begin again, from other weights."""
+        if self.log2_scale is not None:
+            with torch.no_grad():
+                self.log2_scale.copy_(torch.log2(self._initial(weight)))
 
     def rescale(self, factor: Tensor) -> None:
         """The weight was multiplied by `factor` (out,): a learned scale follows by |factor|."""
@@ -111,6 +115,11 @@ class WeightScale(nn.Module):
                 self.fixed.copy_(torch.maximum(self.fixed, least))
         self.log2_scale = None
         self._frozen = True
+
+    def _initial(self, weight: Tensor) -> Tensor:
+        magnitude = weight.abs()
+        reach = magnitude.mean if self._starts_from_mean else magnitude.amax
+        return reach(self._axes, keepdim=True).clamp_min(2.0**-40) / self.largest_code
 
 
 class BiasScale(nn.Module):
