@@ -10,11 +10,14 @@ through its quantizers; `logits` float32 (batch, classes), this graph's own forw
 The backward pass starts from the engine's logits and reads this graph's own activations. Where both compute the same
 bits, `own_logits` saves a step the engine's run: one pass gives logits and gradient. Only standard operators of opset
 18 are written, and the batch is dynamic.
+
+Of the smooth surrogate (see `surrogates`) the graph's own logits are those of another network than the engine's, never
+equal to it.
 """
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, get_args
 
 import onnx
 from onnx import TensorProto, helper, numpy_helper
@@ -23,25 +26,35 @@ from hardbit.graph.gradient.forward import MOVES_VALUES, forward_from_bytes
 from hardbit.graph.gradient.losses import weighted_losses
 from hardbit.graph.gradient.primal import Shape, index_graph
 from hardbit.graph.gradient.rules import RULES
+from hardbit.graph.gradient.surrogates import relax_activations
 from hardbit.graph.gradient.tape import OPSET, PREFIX, Cotangent, Tape, sweep
 from hardbit_deploy.errors import HardbitError
 
-__all__ = ["Masks", "build_attack_graph", "differentiate"]
+__all__ = ["Masks", "Surrogate", "build_attack_graph", "differentiate"]
 
 IR_VERSION = 10
 PUBLIC_NAMES = ("image", "onehot", "engine_logits", "own_logits", "loss_weights", "gradient", "logits", "loss")
 Masks = Literal["auto", "exact"]
+Surrogate = Literal["straight-through", "smooth"]
 
 
-def build_attack_graph(canonical: onnx.ModelProto, *, masks: Masks = "auto") -> onnx.ModelProto:
+def build_attack_graph(
+    canonical: onnx.ModelProto, *, masks: Masks = "auto", surrogate: Surrogate = "straight-through"
+) -> onnx.ModelProto:
     """The attack graph of a classifier with one float32 image input and one output of logits (batch, classes).
 
     `masks="exact"` takes the clipping masks of all quantizers from float values; "auto" takes those of quantizers with
     256 levels and more from their integer codes, which lets the forward pass run in integers (see `quantization`).
-    Raises UnsupportedOperator naming the node that has no gradient rule.
+    `surrogate="smooth"` differentiates the network whose activations below 8 bits are clipped and not rounded (see
+    `surrogates`); inputs and outputs are the same. Raises UnsupportedOperator naming the node that has no gradient
+    rule.
     """
     require_opset(canonical)
-    model, pixels = forward_from_bytes(with_free_names(canonical))
+    if surrogate not in get_args(Surrogate):
+        known = ", ".join(get_args(Surrogate))
+        raise HardbitError(f"there is no surrogate '{surrogate}'", where="surrogate", remedy=f"known: {known}")
+    network = relax_activations(canonical) if surrogate == "smooth" else canonical
+    model, pixels = forward_from_bytes(with_free_names(network))
     graph = index_graph(model)
     if len(graph.outputs) != 1 or len(graph.shape(graph.outputs[0])) != 2:
         raise HardbitError("an attack needs a classifier: one output of shape (batch, classes)", where="graph outputs")
