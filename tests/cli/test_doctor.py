@@ -1,9 +1,11 @@
 """`hardbit doctor`: what is here, what is not, and what would bring it."""
 
 import json
+from dataclasses import replace
 from importlib.metadata import PackageNotFoundError
 
 from hardbit import cli, diagnosis
+from hardbit.data.load import PUBLISHED
 
 
 def findings(capsys):
@@ -51,12 +53,16 @@ def test_tools_and_data_that_are_absent_are_optional(capsys, monkeypatch, tmp_pa
     monkeypatch.setattr("shutil.which", lambda name: None)
     monkeypatch.setattr(diagnosis, "_NVCC", tmp_path / "nvcc")
     monkeypatch.delenv("HARDBIT_DATA", raising=False)
-    monkeypatch.setattr("hardbit.data.fashion_mnist.DEBIAN_FOLDER", tmp_path)
+    for name, data_set in PUBLISHED.items():
+        monkeypatch.setitem(PUBLISHED, name, replace(data_set, system_folder=None))
     monkeypatch.setattr("pooch.os_cache", lambda project: tmp_path)
     code, _, found = findings(capsys)
     assert code == 0
     assert {name for name, finding in found.items() if finding["status"] == "optional"} >= {
+        "mnist",
         "fashion-mnist",
+        "cifar10",
+        "gtsrb",
         "chromium",
         "nvcc",
     }

@@ -3,12 +3,14 @@
 import gzip
 import hashlib
 import struct
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from hardbit.data import extract, fashion_mnist, load_images
+from hardbit.data.load import PUBLISHED
 from hardbit_deploy.errors import HardbitError
 
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")
@@ -22,13 +24,18 @@ installed = pytest.mark.skipif(
 def no_source(monkeypatch, tmp_path):
     """No environment variable, no Debian package, an empty cache, no network: a test adds back what it is about."""
     monkeypatch.delenv("HARDBIT_DATA", raising=False)
-    monkeypatch.setattr(fashion_mnist, "DEBIAN_FOLDER", tmp_path / "not-installed")
+    put_package_into(tmp_path / "not-installed", monkeypatch)
     monkeypatch.setattr("pooch.os_cache", lambda project: tmp_path / "cache" / project)
 
     def unreachable(*args, **kwargs):
         raise OSError("HTTPConnectionPool: Max retries exceeded") from ConnectionError("Name or service not known")
 
     monkeypatch.setattr("pooch.HTTPDownloader.__call__", unreachable)
+
+
+def put_package_into(folder, monkeypatch):
+    """Let the system's package lie in `folder`."""
+    monkeypatch.setitem(PUBLISHED, "fashion-mnist", replace(fashion_mnist.FASHION_MNIST, system_folder=folder))
 
 
 def original_gzip(name: str) -> bytes:
@@ -57,7 +64,7 @@ def test_the_digests_are_those_of_the_files_that_zalando_publishes(name, publish
 
 @installed
 def test_debian_package(monkeypatch):
-    monkeypatch.setattr(fashion_mnist, "DEBIAN_FOLDER", DEBIAN)
+    put_package_into(DEBIAN, monkeypatch)
     test = load_images("fashion-mnist", "test")
     assert test.images.shape == (10_000, 1, 28, 28)
     assert np.bincount(test.labels).tolist() == [1000] * 10
@@ -75,16 +82,16 @@ def test_the_environment_variable_comes_first(monkeypatch, tmp_path, subfolder):
     for name in fashion_mnist.IDX_SHA256:
         (folder / name).symlink_to(DEBIAN / name)
     monkeypatch.setenv("HARDBIT_DATA", str(tmp_path / "data"))
-    monkeypatch.setattr(fashion_mnist, "DEBIAN_FOLDER", DEBIAN)
-    assert fashion_mnist.find() == folder
+    put_package_into(DEBIAN, monkeypatch)
+    assert PUBLISHED["fashion-mnist"].find() == folder
     assert str(folder) in load_images("fashion-mnist", "test", 1).source
 
 
 @installed
 def test_an_environment_variable_without_the_set_leaves_it_to_the_next_source(monkeypatch, tmp_path):
     monkeypatch.setenv("HARDBIT_DATA", str(tmp_path))
-    monkeypatch.setattr(fashion_mnist, "DEBIAN_FOLDER", DEBIAN)
-    assert fashion_mnist.find() == DEBIAN
+    put_package_into(DEBIAN, monkeypatch)
+    assert PUBLISHED["fashion-mnist"].find() == DEBIAN
 
 
 def test_a_wrong_environment_variable_is_said(monkeypatch, tmp_path):
@@ -160,7 +167,7 @@ def test_a_file_that_is_not_the_original_is_refused_by_name(monkeypatch, tmp_pat
 
 @installed
 def test_the_images_that_the_model_carries_are_the_first_2000_of_the_test_split(monkeypatch, tmp_path):
-    monkeypatch.setattr(fashion_mnist, "DEBIAN_FOLDER", DEBIAN)
+    put_package_into(DEBIAN, monkeypatch)
     shipped = Path(__file__).parents[2] / "models" / "fashion-cnn-w4a4" / "images.npz"
     carried, original = load_images(f"npz:{shipped}", "test"), load_images("fashion-mnist", "test", 2000)
     assert np.array_equal(carried.images, original.images)

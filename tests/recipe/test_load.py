@@ -127,7 +127,8 @@ MISTAKES = {
     ),
     "unknown data": (
         SMALL.replace("fashion-mnist", "cifar"),
-        "recipe:5: data.set: 'cifar' is not allowed here; write 'fashion-mnist' or 'npz:FILE'",
+        "recipe:5: data.set: 'cifar' is not allowed here; write 'mnist', 'fashion-mnist', 'cifar10', 'gtsrb' or "
+        "'npz:FILE'",
     ),
     "missing section": (
         SMALL.replace('[network]\narchitecture = "lenet"', ""),

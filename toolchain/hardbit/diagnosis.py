@@ -27,7 +27,7 @@ def diagnose() -> list[Finding]:
     board = [finding for finding in diagnose_board() if finding.name not in named]
     needed = [finding for finding in board if finding.status != "optional"]
     optional = [finding for finding in board if finding.status == "optional"]
-    return [*needed[:1], *packages, *needed[1:], _fashion_mnist(), *_tools(), *optional]
+    return [*needed[:1], *packages, *needed[1:], *_data(), *_tools(), *optional]
 
 
 def _packages() -> Iterator[Finding]:
@@ -42,20 +42,22 @@ def _packages() -> Iterator[Finding]:
             yield Finding(name, "missing", "not installed", f"pip install '{requirement}'")
 
 
-def _fashion_mnist() -> Finding:
-    from hardbit.data.fashion_mnist import DEBIAN_FOLDER, cached, find
+def _data() -> Iterator[Finding]:
+    """The published image sets: where each is, or what would bring it."""
+    from hardbit.data.load import PUBLISHED
     from hardbit_deploy.errors import HardbitError
 
-    purpose = "for hardbit train; the demo carries its own images and weights"
-    remedy = "apt-get install dataset-fashion-mnist, or set HARDBIT_DATA to a folder with its four .gz files"
-    try:
-        folder = find() or cached()
-    except HardbitError as error:
-        return Finding("fashion-mnist", "optional", f"{purpose}: {error}", remedy)
-    if folder is None:
-        places = f"not in $HARDBIT_DATA, not in {DEBIAN_FOLDER}, not downloaded yet"
-        return Finding("fashion-mnist", "optional", f"{purpose}: {places}", remedy)
-    return Finding("fashion-mnist", "found", str(folder))
+    for name, data_set in PUBLISHED.items():
+        purpose = "for hardbit train; the demo carries its own images and weights"
+        try:
+            place = data_set.find() or data_set.cached()
+        except HardbitError as error:
+            yield Finding(name, "optional", f"{purpose}: {error}", data_set.ways())
+            continue
+        if place is None:
+            yield Finding(name, "optional", f"{purpose}: not on this machine", data_set.ways())
+        else:
+            yield Finding(name, "found", str(place))
 
 
 def _tools() -> Iterator[Finding]:

@@ -2,18 +2,42 @@
 
 from __future__ import annotations
 
+import gzip
+import hashlib
 import math
 import struct
+import zlib
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hardbit_deploy.errors import HardbitError
 
-__all__ = ["parse_idx"]
+__all__ = ["parse_idx", "read_idx"]
 
 _UNSIGNED_BYTE = 8
 _MAX_DIMENSIONS = 4
+
+
+def read_idx(file: Path, sha256: str, largest: int, title: str) -> NDArray[np.uint8]:
+    """The array in a gzipped IDX file of the set called `title`.
+
+    `sha256` is that of the unpacked content: mirrors pack the same content with other gzip headers. Raises HardbitError
+    for another content, and for one of more than `largest` bytes without unpacking the rest.
+    """
+    try:
+        with gzip.open(file) as stream:
+            content = stream.read(largest + 1)  # a gzip bomb stops here
+    except (OSError, EOFError, zlib.error) as error:
+        raise HardbitError(f"this file cannot be unpacked: {error}", where=str(file), remedy="replace it") from error
+    if hashlib.sha256(content).hexdigest() != sha256:
+        raise HardbitError(
+            f"the SHA-256 of its unpacked content is not that of {title}'s {file.name}",
+            where=str(file),
+            remedy="replace it by the original; several sets use this name: give each a subfolder of its own",
+        )
+    return parse_idx(content, str(file))
 
 
 def parse_idx(content: bytes, where: str) -> NDArray[np.uint8]:

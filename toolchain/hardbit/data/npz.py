@@ -4,7 +4,8 @@ A file holds either one split, as arrays `images` and `labels`, or several, as `
 `y_train`, `x_test`, `y_test`). Images are uint8 of shape (n, channels, height, width), (n, height, width, channels) or
 (n, height, width); channels are 1 or 3, and a shape that could be read both ways is read channels first. Labels are
 integers (n,). Optional texts: `class_names` (classes,), `split` (which split the one split is; `test` if absent) and
-`provenance` (whose images these are).
+`provenance` (whose images these are). Optional integers (n,): `track_<split>`, equal for images of one object or one
+recording, which no validation split parts.
 """
 
 from __future__ import annotations
@@ -30,18 +31,20 @@ def read_npz(file: Path, split: str) -> ImageSet:
     with _open(file) as archive:
         images_name, labels_name = _array_names(archive, file, split)
         images = _channels_first(_array(archive, images_name, file), file, images_name)
-        labels = _labels(archive, labels_name, file)
+        labels = _integers(archive, labels_name, file)
         names = _class_names(archive, labels, file)
+        tracks = f"track_{split}"
+        groups = _integers(archive, tracks, file) if tracks in archive else None
         provenance = _text(archive, "provenance", file)
     source = f"{file.name} {split}" + (f": {provenance}" if provenance else "")
-    return ImageSet(np.ascontiguousarray(images), labels, names, source)
+    return ImageSet(np.ascontiguousarray(images), labels, names, source, groups)
 
 
 def read_facts(file: Path, split: str) -> ImageFacts:
     """Shape, count and classes of `split`: of its images, the header of their array alone is read."""
     with _open(file) as archive:
         name, labels_name = _array_names(archive, file, split)
-        classes = len(_class_names(archive, _labels(archive, labels_name, file), file))
+        classes = len(_class_names(archive, _integers(archive, labels_name, file), file))
         try:
             with zipfile.ZipFile(file) as members, members.open(f"{name}.npy") as stream:
                 version = np.lib.format.read_magic(stream)
@@ -113,13 +116,15 @@ def _array(archive: np.lib.npyio.NpzFile, name: str, file: Path) -> NDArray[np.g
         raise HardbitError(f"'{name}' cannot be read: {error}", where=str(file)) from error
 
 
-def _labels(archive: np.lib.npyio.NpzFile, name: str, file: Path) -> NDArray[np.int64]:
-    labels = _array(archive, name, file)
-    if not np.issubdtype(labels.dtype, np.integer) or labels.ndim != 1 or not labels.size:
+def _integers(archive: np.lib.npyio.NpzFile, name: str, file: Path) -> NDArray[np.int64]:
+    """Labels or tracks."""
+    numbers = _array(archive, name, file)
+    if not np.issubdtype(numbers.dtype, np.integer) or numbers.ndim != 1 or not numbers.size:
+        kind = "tracks" if name.startswith("track_") else "labels"
         raise HardbitError(
-            f"'{name}' is {labels.dtype} {labels.shape}, labels are integers of shape (n,)", where=str(file)
+            f"'{name}' is {numbers.dtype} {numbers.shape}, {kind} are integers of shape (n,)", where=str(file)
         )
-    return labels.astype(np.int64)
+    return numbers.astype(np.int64)
 
 
 def _class_names(archive: np.lib.npyio.NpzFile, labels: NDArray[np.int64], file: Path) -> tuple[str, ...]:

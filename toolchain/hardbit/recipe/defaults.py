@@ -20,8 +20,11 @@ NETWORK_OPTIONS: dict[str, dict[str, Any]] = {
 INPUT_SHAPES = {"lenet": [1, 28, 28], "resnet8": [3, 32, 32], "resnet20": [3, 32, 32]}
 
 RADII_255: dict[str, dict[str, float]] = {
-    # Those that the field accepts, 0.1 and 1.5, in grey levels; L-inf on the grid of bytes.
+    # Those that the field accepts, such as 0.1 and 1.5 for Fashion-MNIST, in grey levels; L-inf on the grid of bytes.
+    "mnist": {"linf": 76.0, "l2": 510.0},
     "fashion-mnist": {"linf": 25.0, "l2": 382.5},
+    "cifar10": {"linf": 8.0, "l2": 127.5},
+    "gtsrb": {"linf": 8.0, "l2": 127.5},
 }
 
 _PGD_STEPS = 7  # Madry et al. (2018)

@@ -74,7 +74,7 @@ class Evaluation(_Section):
 class Data(_Section):
     """[data]: the image set, what is held out of its train split, and the evaluation images."""
 
-    set: Annotated[str, Field(pattern=r"^(fashion-mnist|npz:.+)$")]
+    set: Annotated[str, Field(pattern=r"^(mnist|fashion-mnist|cifar10|gtsrb|npz:.+)$")]
     validation: Annotated[int, Field(ge=0)] = 0
     """Images carved from the train split by the training seed: never trained on, measured when training ends."""
     evaluation: Evaluation = Evaluation()

@@ -112,6 +112,7 @@ def _train(work: Work, trained: Trained) -> tuple[dict[str, Any], str]:
     recipe = work.recipe
     images = load_images(recipe.data_set, "train")
     work.progress.remark(f"{len(images):,} images: {images.source}")
+    data = {"data": images.source, "data_sha256": images.sha256()}
     held_out = None
     if recipe.data.validation:
         images, held_out = carve_validation(images, recipe.data.validation, recipe.training.seed)
@@ -126,14 +127,14 @@ def _train(work: Work, trained: Trained) -> tuple[dict[str, Any], str]:
             images.labels,
             work.scratch,
             digest=recipe.training_digest(),
-            metadata={"recipe": recipe.document()},
+            metadata={"recipe": recipe.document(), **data, "images": len(images)},
             progress=progress,
         )
     shutil.copyfile(result.weights, trained.weights)
     log: dict[str, Any] = {
         "source": "trained",
         "training_digest": recipe.training_digest(),
-        "data": images.source,
+        **data,
         "images": len(images),
         "history": result.history,
     }
