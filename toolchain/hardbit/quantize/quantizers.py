@@ -7,6 +7,7 @@ from typing import Any
 
 import brevitas.nn as qnn
 import torch
+from brevitas.function.ops import tensor_clamp
 from brevitas.inject.enum import RestrictValueType, ScalingImplType, ScalingPerOutputType, StatsOp
 from brevitas.quant.base import IntQuant, NarrowIntQuant, UintQuant
 from brevitas.quant.solver.act import ActQuantSolver
@@ -76,6 +77,25 @@ class UnsignedActivationQuant(UintQuant, ActQuantSolver):
     bit_width = 8
 
 
+class ClampUnderCeiling(nn.Module):
+    """Clips codes to what `bits` hold and to the code of a `ceiling`: ReLU6 and quantization in one clip.
+
+    The same number as clipping at the ceiling first, because rounding is monotone; and the derivative shows in the
+    codes, where engines and attack graph can see it.
+    """
+
+    def __init__(self, scale: ActivationScale, ceiling: float) -> None:
+        super().__init__()
+        self._scale = [scale]  # it belongs to the quantizer: not to be registered twice
+        self.ceiling = ceiling
+
+    def forward(self, codes: Tensor, min_val: Tensor, max_val: Tensor) -> Tensor:
+        (scale,) = self._scale
+        if not scale.observing:  # while it is being found, it ends at the ceiling
+            max_val = torch.minimum(torch.round(self.ceiling / scale.value), max_val)
+        return tensor_clamp(codes, min_val, max_val)
+
+
 @dataclass(frozen=True)
 class ActivationNumerics:
     """What an activation quantizer does: code = clip(round(x / scale), low, high)."""
@@ -83,6 +103,8 @@ class ActivationNumerics:
     scale: float
     bits: int
     signed: bool
+    ceiling: float | None = None
+    """Where a ReLU6 ends."""
 
     @property
     def low(self) -> int:
@@ -90,7 +112,8 @@ class ActivationNumerics:
 
     @property
     def high(self) -> int:
-        return 2 ** (self.bits - 1) - 1 if self.signed else 2**self.bits - 1
+        most = 2 ** (self.bits - 1) - 1 if self.signed else 2**self.bits - 1
+        return most if self.ceiling is None else min(most, round(self.ceiling / self.scale))
 
 
 @dataclass(frozen=True)
@@ -136,10 +159,14 @@ def quant_linear(source: nn.Linear, bits: int) -> qnn.QuantLinear:
     return _with_parameters(layer, source)
 
 
-def quant_relu(bits: int) -> qnn.QuantReLU:
-    """ReLU and an unsigned quantizer."""
-    scale = ActivationScale(2**bits - 1)
-    return qnn.QuantReLU(act_quant=UnsignedActivationQuant, bit_width=bits, scaling_impl=scale)
+def quant_relu(bits: int, ceiling: float | None = None) -> qnn.QuantReLU:
+    """ReLU and an unsigned quantizer; with a `ceiling` of 6, ReLU6."""
+    if ceiling is None:
+        scale = ActivationScale(2**bits - 1)
+        return qnn.QuantReLU(act_quant=UnsignedActivationQuant, bit_width=bits, scaling_impl=scale)
+    scale = ActivationScale(2**bits - 1, ceiling=ceiling)
+    clamp = ClampUnderCeiling(scale, ceiling)
+    return qnn.QuantReLU(act_quant=UnsignedActivationQuant, bit_width=bits, scaling_impl=scale, tensor_clamp_impl=clamp)
 
 
 def quant_identity(bits: int, *, signed: bool) -> qnn.QuantIdentity:
@@ -179,7 +206,8 @@ def activation_numerics(layer: Any) -> ActivationNumerics:
     tensor_quant = layer.act_quant.fused_activation_quant_proxy.tensor_quant
     bits = int(tensor_quant.msb_clamp_bit_width_impl())
     signed = bool(tensor_quant.int_quant.signed)
-    return ActivationNumerics(float(activation_scale(layer).value), bits, signed)
+    ceiling = getattr(tensor_quant.int_quant.tensor_clamp_impl, "ceiling", None)
+    return ActivationNumerics(float(activation_scale(layer).value), bits, signed, ceiling)
 
 
 def parameter_codes(layer: Any) -> ParameterCodes:

@@ -9,6 +9,8 @@ for the coarse grid.
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 
@@ -29,15 +31,17 @@ def short_significand(scale: Tensor) -> Tensor:
 class ActivationScale(nn.Module):
     """A power of two, fixed by calibration: the Brevitas scaling of one activation quantizer.
 
-    `observing` collects the `quantile` of |x| over the forward passes of calibration; `settle` turns it into the scale.
+    `observing` collects the `quantile` of |x|, at most `ceiling`, over the forward passes of calibration; `settle`
+    turns it into the scale.
     """
 
     value: Tensor
 
-    def __init__(self, largest_code: int, quantile: float = 0.999) -> None:
+    def __init__(self, largest_code: int, quantile: float = 0.999, ceiling: float = math.inf) -> None:
         super().__init__()
         self.largest_code = largest_code
         self.quantile = quantile
+        self.ceiling = ceiling
         self.is_fixed = False  # the image's scale is given, not found
         self.observing = False
         self._seen: list[Tensor] = []
@@ -50,6 +54,7 @@ class ActivationScale(nn.Module):
             reach = torch.kthvalue(magnitude, rank).values
             if reach == 0:
                 reach = magnitude.max()  # hardly anything is active: all of it counts
+            reach = reach.clamp_max(self.ceiling)
             self._seen.append(reach)
             return reach.clamp_min(2.0**-20) / self.largest_code  # unrounded while it is being found
         return self.value
