@@ -10,7 +10,7 @@ from hardbit.quantize import Bits
 from hardbit.train import Adversary, Phase, TrainingPlan, load_twin, train
 from hardbit.train.adversary import centred, pgd_on_bytes
 from hardbit.train.augmentation import augment
-from hardbit.train.plan import learning_rate_at
+from hardbit.train.schedules import learning_rate_at
 from hardbit.train.weights import read_weights_metadata
 from hardbit_deploy.errors import HardbitError
 
@@ -92,7 +92,7 @@ def test_a_plan_that_would_thaw_a_folded_network_is_refused():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: Adversary("apgd", 8.0), "no adversary 'apgd'; known: none, fgsm, n-fgsm, pgd"),
+        (lambda: Adversary("apgd", 8.0), "no adversary 'apgd'; known: none, fgsm, n-fgsm, pgd, trades, square"),
         (lambda: Adversary("pgd", 8.0, norm="l1"), "no norm 'l1'; known: linf, l2"),
         (lambda: dataclasses.replace(PLAN.phases[0], optimizer="SGD"), "no optimizer 'SGD'; known: adam, sgd"),
         (lambda: dataclasses.replace(PLAN.phases[0], schedule="step"), "no schedule 'step'; known: one-cycle"),

@@ -2,7 +2,18 @@
 it is killed."""
 
 from hardbit.train.loop import TrainingResult, train
-from hardbit.train.plan import Adversary, Phase, TrainingPlan
-from hardbit.train.weights import load_twin
+from hardbit.train.plan import Adversary, InitialWeights, Phase, Teacher, TrainingPlan
+from hardbit.train.weights import load_twin, read_initial_weights, write_weights
 
-__all__ = ["Adversary", "Phase", "TrainingPlan", "TrainingResult", "load_twin", "train"]
+__all__ = [
+    "Adversary",
+    "InitialWeights",
+    "Phase",
+    "Teacher",
+    "TrainingPlan",
+    "TrainingResult",
+    "load_twin",
+    "read_initial_weights",
+    "train",
+    "write_weights",
+]

@@ -3,55 +3,58 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
-from torch import Tensor, nn
+from torch import Tensor
 
-from hardbit.train.averaging import WeightAverage
 from hardbit_deploy.errors import HardbitError
 from hardbit_deploy.storage import write_atomically
 
-__all__ = ["Checkpoint", "load_optimizer", "read_checkpoint", "write_checkpoint"]
+__all__ = ["Checkpoint", "load_optimizer", "matching_checkpoint", "optimizer_tensors", "read_checkpoint",
+           "write_checkpoint"]  # fmt: skip
+
+_GROUPS = ("module", "optimizer", "average", "best", "random")
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """The state after `epoch` epochs: tensors of module and optimizer, and one record an epoch."""
+    """The state after `epoch` whole epochs and `step` steps of the next, of the recipe called `digest`.
+
+    `history` has one record an epoch, `sums` what the record of the epoch under way is made of. `best` is the network
+    of the epoch that held best so far, numbered `best_epoch` from 1. `random` holds generator states, within an epoch
+    only: a whole epoch draws from its number.
+    """
 
     epoch: int
     digest: str
     history: list[dict[str, Any]]
-    module: dict[str, Tensor]
-    optimizer: dict[str, Tensor]
-    average: dict[str, Tensor]
-    average_updates: int
+    module: Mapping[str, Tensor]
+    optimizer: Mapping[str, Tensor]
+    average: Mapping[str, Tensor] = field(default_factory=dict)
+    average_updates: int = 0
+    best: Mapping[str, Tensor] = field(default_factory=dict)
+    best_epoch: int = 0
+    step: int = 0
+    sums: Mapping[str, float] = field(default_factory=dict)
+    random: Mapping[str, Tensor] = field(default_factory=dict)
 
 
-def write_checkpoint(
-    path: Path,
-    *,
-    epoch: int,
-    digest: str,
-    history: list[dict[str, Any]],
-    module: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    average: WeightAverage | None = None,
-) -> None:
-    """Write the state; `digest` names the recipe that it belongs to."""
-    tensors = {f"module/{name}": value.contiguous() for name, value in module.state_dict().items()}
-    for index, state in optimizer.state_dict()["state"].items():
-        for name, value in state.items():
-            if isinstance(value, Tensor):
-                tensors[f"optimizer/{index}/{name}"] = value.contiguous()
-    if average:
-        tensors |= {f"average/{name}": value.contiguous() for name, value in average.state.items()}
-    metadata = {"epoch": str(epoch), "digest": digest, "history": json.dumps(history)}
-    metadata["average_updates"] = str(average.updates if average else 0)
+def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
+    """Write it in place of an earlier one."""
+    tensors = {
+        f"{group}/{name}": value.detach().contiguous()
+        for group in _GROUPS
+        for name, value in getattr(checkpoint, group).items()
+    }
+    metadata = {"digest": checkpoint.digest, "history": json.dumps(checkpoint.history)}
+    metadata |= {"epoch": str(checkpoint.epoch), "step": str(checkpoint.step), "sums": json.dumps(checkpoint.sums)}
+    metadata |= {"average_updates": str(checkpoint.average_updates), "best_epoch": str(checkpoint.best_epoch)}
     write_atomically(path, save(tensors, metadata))
 
 
@@ -62,18 +65,19 @@ def read_checkpoint(path: Path) -> Checkpoint | None:
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-        module = {n.removeprefix("module/"): t for n, t in tensors.items() if n.startswith("module/")}
-        optimizer = {n.removeprefix("optimizer/"): t for n, t in tensors.items() if n.startswith("optimizer/")}
-        average = {n.removeprefix("average/"): t for n, t in tensors.items() if n.startswith("average/")}
+            groups: dict[str, dict[str, Tensor]] = {group: {} for group in _GROUPS}
+            for key in file.keys():  # noqa: SIM118 (not a dict)
+                group, _, name = key.partition("/")
+                groups[group][name] = file.get_tensor(key)
         return Checkpoint(
             int(metadata["epoch"]),
             metadata["digest"],
             json.loads(metadata["history"]),
-            module,
-            optimizer,
-            average,
-            int(metadata.get("average_updates", 0)),
+            average_updates=int(metadata.get("average_updates", 0)),
+            best_epoch=int(metadata.get("best_epoch", 0)),
+            step=int(metadata.get("step", 0)),
+            sums=json.loads(metadata.get("sums", "{}")),
+            **groups,
         )
     except (SafetensorError, KeyError, ValueError, OSError) as error:
         raise HardbitError(
@@ -83,7 +87,25 @@ def read_checkpoint(path: Path) -> Checkpoint | None:
         ) from error
 
 
-def load_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
+def matching_checkpoint(path: Path, digest: str) -> Checkpoint | None:
+    """The checkpoint at `path`, None where there is none; raises HardbitError for that of another recipe."""
+    saved = read_checkpoint(path)
+    if saved is not None and saved.digest != digest:
+        raise HardbitError(
+            "a checkpoint of another recipe lies here",
+            where=str(path),
+            remedy="delete it, or train into another folder",
+        )
+    return saved
+
+
+def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """The optimizer's state by `number of the parameter/name`."""
+    states = optimizer.state_dict()["state"]
+    return {f"{i}/{name}": v for i, state in states.items() for name, v in state.items() if isinstance(v, Tensor)}
+
+
+def load_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
     """Put the saved tensors back; parameters are numbered as the optimizer numbers them."""
     state: dict[int, dict[str, Tensor]] = {}
     for key, value in tensors.items():

@@ -1,32 +1,38 @@
-"""The training loop. All randomness of an epoch comes from (seed, epoch), so an epoch begun again is the same epoch."""
+"""The training loop: epochs, what is recorded of each, and what a killed run goes on from.
+
+All randomness of an epoch comes from (seed, epoch), so an epoch begun again is the same epoch; within an epoch the
+checkpoint keeps the states of its generators.
+"""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
-from torch import Tensor, fx, nn
+from torch import Tensor, fx
 
-from hardbit import nets
-from hardbit.quantize import Bits, calibrate, freeze, load_state, quantize
-from hardbit.train.adversary import centred, perturb
-from hardbit.train.augmentation import augment
-from hardbit.train.averaging import WeightAverage
-from hardbit.train.checkpoint import Checkpoint, load_optimizer, read_checkpoint, write_checkpoint
-from hardbit.train.plan import Phase, TrainingPlan, learning_rate_at
+from hardbit.quantize import Bits, freeze, load_state
+from hardbit.train.adversary import centred
+from hardbit.train.checkpoint import Checkpoint, matching_checkpoint, optimizer_tensors, write_checkpoint
+from hardbit.train.distributed import World
+from hardbit.train.epoch import EpochUnderWay, run_epoch
+from hardbit.train.monitor import Probe, is_overfitting
+from hardbit.train.network import Blueprint, Trainee
+from hardbit.train.plan import TrainingPlan
 from hardbit.train.weights import write_weights
 from hardbit_deploy.errors import HardbitError
 
 __all__ = ["Progress", "TrainingResult", "train"]
 
 _CALIBRATION_BATCHES = 16
+_PROBE_IMAGES = 256
+_HELD_OUT_IMAGES = 512
 
 
 class Progress(Protocol):
@@ -39,11 +45,13 @@ class Progress(Protocol):
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """Where the weights are, the frozen network that they belong to, and one record an epoch."""
+    """Where the weights are, the frozen network that they belong to, one record an epoch, and the epoch (from 1) whose
+    weights these are."""
 
     weights: Path
     twin: fx.GraphModule
     history: list[dict[str, Any]]
+    epoch: int
 
 
 def train(
@@ -57,193 +65,161 @@ def train(
     run_dir: Path,
     *,
     digest: str,
+    held_out: tuple[NDArray[np.uint8], NDArray[np.int64]] | None = None,
     metadata: Mapping[str, Any] | None = None,
     progress: Progress | None = None,
+    world: World | None = None,
 ) -> TrainingResult:
     """Train by `plan` on `images` uint8 (n, channels, height, width) and `labels` int64 (n,).
 
-    `run_dir` gets checkpoint.safetensors after every epoch and weights.safetensors at the end. A checkpoint whose
-    `digest` is the same is gone on from, to the same weights bit for bit (same machine, one thread); another one is
-    refused.
+    `held_out` images are never trained on: robustness is measured on them after every epoch (on the first training
+    images where there are none), and the plan's selection "best" goes by them. `run_dir` gets checkpoint.safetensors
+    after every epoch and between, weights.safetensors at the end. A checkpoint whose `digest` is the same is gone on
+    from, to the same weights bit for bit (same machine, one thread); another one is refused. In a `world` of several
+    processes (torchrun's by default) all train together, and the first writes and reports.
     """
     torch.set_num_threads(plan.threads or torch.get_num_threads())
-    run_dir.mkdir(parents=True, exist_ok=True)
-    path = run_dir / "checkpoint.safetensors"
-    data = torch.from_numpy(np.array(images)), torch.from_numpy(np.array(labels))  # copies: PyTorch wants to write
-    saved = _matching_checkpoint(path, digest)
-    if saved is None:
-        state = _State.begin(architecture, options, profile, bits, plan, data)
-    else:
-        state = _State.resume(architecture, options, profile, bits, plan, saved)
-    history = list(saved.history) if saved else []
-    for epoch in range(saved.epoch if saved else 0, plan.epochs):
-        record = _run_epoch(state, plan, epoch, data, progress)
-        history.append(record)
-        write_checkpoint(
-            path,
-            epoch=epoch + 1,
-            digest=digest,
-            history=history,
-            module=state.module,
-            optimizer=state.optimizer,
-            average=state.average,
-        )
-        if progress:
-            progress.epoch_ended(record)
-    if state.average:
-        load_state(state.module, state.average.state)
-    twin = (state.module if state.is_frozen else freeze(state.module)).eval()
-    weights = run_dir / "weights.safetensors"
-    write_weights(weights, twin, {"training_digest": digest, "history": history, **(metadata or {})})
-    return TrainingResult(weights, twin, history)
+    world = world if world is not None else World.from_environment(plan.device)
+    training = _Training(Blueprint(architecture, options, profile, bits), plan, (images, labels), held_out, world)
+    training.run(run_dir, digest, progress if world.is_leader else None)
+    return training.finish(run_dir / "weights.safetensors", {"training_digest": digest, **(metadata or {})})
 
 
-@dataclass
-class _State:
-    module: fx.GraphModule
-    optimizer: torch.optim.Optimizer
-    is_frozen: bool = False
-    average: WeightAverage | None = None
+class _Training:
+    """A training under way: the data on its device, the network, and the record so far."""
 
-    @classmethod
-    def begin(
-        cls,
-        architecture: str,
-        options: Mapping[str, Any],
-        profile: str,
-        bits: Bits,
+    trainee: Trainee
+
+    def __init__(
+        self,
+        blueprint: Blueprint,
         plan: TrainingPlan,
-        data: tuple[Tensor, Tensor],
-    ) -> _State:
-        """A fresh network, calibrated on clean images."""
-        torch.manual_seed(plan.seed)
-        module = _in_channels_last(quantize(nets.build(architecture, **options), profile, bits))
-        order = torch.randperm(len(data[0]), generator=torch.Generator().manual_seed(plan.seed))
-        size = plan.batch_size
-        whole = max(1, len(order) // size)  # as in an epoch: BatchNorm cannot normalise a last batch of one
-        chosen = [order[i * size : (i + 1) * size] for i in range(min(_CALIBRATION_BATCHES, whole))]
-        calibrate(module, (centred(data[0][index]) for index in chosen))
-        return cls(module, _optimizer(module, plan.phases[0]))
-
-    @classmethod
-    def resume(
-        cls,
-        architecture: str,
-        options: Mapping[str, Any],
-        profile: str,
-        bits: Bits,
-        plan: TrainingPlan,
-        saved: Checkpoint,
-    ) -> _State:
-        """The state after the last whole epoch."""
-        phase, _ = plan.phase_of(saved.epoch - 1)
-        module = _in_channels_last(quantize(nets.build(architecture, **options), profile, bits))
-        if phase.frozen:
-            module = freeze(module)
-        load_state(module, saved.module)
-        optimizer = _optimizer(module, phase)
-        load_optimizer(optimizer, saved.optimizer)
-        average = WeightAverage(module, phase.ema) if phase.ema else None
-        if average:
-            average.restore(saved.average, saved.average_updates)
-        return cls(module, optimizer, is_frozen=phase.frozen, average=average)
-
-
-def _run_epoch(
-    state: _State, plan: TrainingPlan, epoch: int, data: tuple[Tensor, Tensor], progress: Progress | None
-) -> dict[str, Any]:
-    """One pass over the data in an order drawn from (seed, epoch); returns its record."""
-    phase, within = plan.phase_of(epoch)
-    if within == 0 and state.average:
-        load_state(state.module, state.average.state)
-        state.average = None
-    if phase.frozen and not state.is_frozen:
-        state.module, state.is_frozen = freeze(state.module.eval()), True
-    if within == 0:
-        state.optimizer = _optimizer(state.module, phase)
-        state.average = WeightAverage(state.module, phase.ema) if phase.ema else None
-    state.module.train()
-    seed = (plan.seed + 1) * 1_000_003 + epoch
-    generator = torch.Generator().manual_seed(seed)
-    torch.manual_seed(seed)  # what a network's own Dropout draws from
-    images, labels = data
-    order = torch.randperm(len(images), generator=generator)
-    steps = max(1, len(order) // plan.batch_size)
-    if progress:
-        progress.epoch_started(epoch, plan.epochs, steps)
-    started = time.perf_counter()
-    correct = seen = 0
-    total_loss = 0.0
-    for step in range(steps):
-        index = order[step * plan.batch_size : (step + 1) * plan.batch_size]
-        clean, target = augment(images[index], plan.augmentation, generator), labels[index]
-        pixels = centred(clean).contiguous(memory_format=torch.channels_last)
-        adversary = phase.adversary
-        if phase.eps_warmup:
-            ramp = min(1.0, (within * steps + step + 1) / (phase.eps_warmup * steps))
-            adversary = replace(adversary, eps_255=adversary.eps_255 * ramp)
-        with _autocast(plan.inner_precision):
-            adversarial = perturb(state.module, pixels, target, adversary, generator)
-        for group in state.optimizer.param_groups:
-            group["lr"] = learning_rate_at(phase, within * steps + step, phase.epochs * steps)
-        with _autocast(plan.outer_precision):
-            logits = state.module(adversarial)
-        loss = F.cross_entropy(logits.float(), target)
-        state.optimizer.zero_grad()
-        loss.backward()
-        state.optimizer.step()
-        if state.average:
-            state.average.update(state.module)
-        value = float(loss.detach())
-        if not np.isfinite(value):
+        data: tuple[NDArray[np.uint8], NDArray[np.int64]],
+        held_out: tuple[NDArray[np.uint8], NDArray[np.int64]] | None,
+        world: World,
+    ) -> None:
+        if plan.select == "best" and (held_out is None or plan.probe is None):
             raise HardbitError(
-                f"the loss is {value} in epoch {epoch + 1}, step {step + 1}",
+                "the best epoch is chosen on held-out images under attack, and there are none",
                 where="training",
-                remedy="lower the learning rate; the last checkpoint is untouched",
+                remedy="hold images out, or take the last epoch",
             )
-        total_loss += value
-        correct += int((logits.argmax(1) == target).sum())
-        seen += len(index)
-        if progress:
-            progress.step_done(value)
-    return {
-        "epoch": epoch + 1,
-        "adversary": phase.adversary.kind,
-        "adversarial_accuracy": correct / seen,
-        "loss": total_loss / steps,
-        "seconds": round(time.perf_counter() - started, 1),
-    }
+        self.blueprint, self.plan, self.world = blueprint, plan, world
+        self.data = _on_device(data, world.device)
+        self.probe = self._probe(held_out)
+        self.history: list[dict[str, Any]] = []
+        self.best: Mapping[str, Tensor] = {}
+        self.best_epoch = 0
 
+    def run(self, run_dir: Path, digest: str, progress: Progress | None) -> None:
+        """Every epoch that is left, a checkpoint after each and, where the plan says so, within."""
+        run_dir.mkdir(parents=True, exist_ok=True)
+        path = run_dir / "checkpoint.safetensors"
+        saved = matching_checkpoint(path, digest)
+        under_way = self._restore(saved)
+        saved_at = time.monotonic()
 
-def _in_channels_last(module: fx.GraphModule) -> fx.GraphModule:
-    for parameter in module.parameters():
-        if parameter.dim() == 4:
-            parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
-    return module
+        def save(epoch: int, now: EpochUnderWay | None = None) -> None:
+            nonlocal saved_at
+            if self.world.is_leader:
+                write_checkpoint(path, self._checkpoint(digest, epoch, now))
+            saved_at = time.monotonic()
 
+        def step_done(now: EpochUnderWay) -> None:
+            if progress:
+                progress.step_done(now.last_loss)
+            minutes = self.plan.checkpoint_minutes
+            if minutes and time.monotonic() - saved_at > 60 * minutes and now.step < now.steps:
+                save(now.epoch, now)
 
-def _autocast(precision: str) -> torch.autocast:
-    return torch.autocast("cpu", dtype=torch.bfloat16, enabled=precision == "bfloat16")
+        for epoch in range(saved.epoch if saved else 0, self.plan.epochs):
+            phase, within = self.plan.phase_of(epoch)
+            if within == 0 and under_way is None:
+                self.trainee.enter(phase)
+            now = under_way or EpochUnderWay.begin(epoch, self.plan, self.data)
+            if progress:
+                progress.epoch_started(epoch, self.plan.epochs, now.steps)
+            run_epoch(self.trainee, now, self.data, self.world, step_done)
+            under_way = None
+            self._record(now)
+            save(epoch + 1)
+            if progress:
+                progress.epoch_ended(self.history[-1])
+        self.world.barrier()
 
+    def finish(self, path: Path, metadata: Mapping[str, Any]) -> TrainingResult:
+        """Freeze the network of the chosen epoch and write its weights."""
+        trainee = self.trainee
+        module = trainee.delivered()
+        if self.best_epoch:
+            load_state(module, self.best)
+        twin = (module if trainee.is_frozen else freeze(module)).cpu().eval()
+        epoch = self.best_epoch or self.plan.epochs
+        if self.world.is_leader:
+            write_weights(path, twin, {**metadata, "history": self.history, "epoch": epoch})
+        self.world.barrier()
+        return TrainingResult(path, twin, self.history, epoch)
 
-def _optimizer(module: nn.Module, phase: Phase) -> torch.optim.Optimizer:
-    """Scales in the log domain are not decayed: their zero means nothing."""
-    decayed = [p for n, p in module.named_parameters() if not n.endswith("log2_scale")]
-    scales = [p for n, p in module.named_parameters() if n.endswith("log2_scale")]
-    groups: list[dict[str, Any]] = [{"params": decayed, "weight_decay": phase.weight_decay}]
-    if scales:
-        groups.append({"params": scales, "weight_decay": 0.0})
-    if phase.optimizer == "sgd":
-        return torch.optim.SGD(groups, lr=phase.learning_rate, momentum=0.9, nesterov=True)
-    return torch.optim.Adam(groups, lr=phase.learning_rate)
+    def _record(self, now: EpochUnderWay) -> None:
+        """Add the epoch's record to the history, and keep its network if it is the best of the last phase."""
+        phase, within = self.plan.phase_of(now.epoch)
+        record = now.record(phase)
+        record["bits"] = {"weights": self.trainee.bits.weights, "activations": self.trainee.bits.activations}
+        if self.probe is not None:
+            network = self.trainee.delivered()
+            record |= self.probe.measure(network, self.world)
+            of_phase = [*self.history[len(self.history) - within :], record]
+            record["overfitting"] = is_overfitting(of_phase)
+            is_best = record["pgd"] > max((earlier["pgd"] for earlier in of_phase[:-1]), default=-1.0)
+            if self.plan.select == "best" and phase is self.plan.phases[-1] and is_best:
+                self.best, self.best_epoch = network.state_dict(), now.epoch + 1
+        self.history.append(record)
 
+    def _restore(self, saved: Checkpoint | None) -> EpochUnderWay | None:
+        """Begin, or go back to where a checkpoint was written; returns the epoch that it lies in, if it lies in one."""
+        if saved is None:
+            self.trainee = Trainee.begin(self.blueprint, self.plan, self.world.device, self._calibration)
+            return None
+        self.trainee = Trainee.resume(self.blueprint, self.plan, self.world.device, self._calibration, saved)
+        self.history = list(saved.history)
+        self.best, self.best_epoch = saved.best, saved.best_epoch
+        return EpochUnderWay.resume(saved, self.plan, self.data) if saved.step else None
 
-def _matching_checkpoint(path: Path, digest: str) -> Checkpoint | None:
-    saved = read_checkpoint(path)
-    if saved is not None and saved.digest != digest:
-        raise HardbitError(
-            "a checkpoint of another recipe lies here",
-            where=str(path),
-            remedy="delete it, or train into another folder",
+    def _checkpoint(self, digest: str, epoch: int, now: EpochUnderWay | None) -> Checkpoint:
+        trainee = self.trainee
+        return Checkpoint(
+            epoch,
+            digest,
+            self.history,
+            trainee.module.state_dict(),
+            optimizer_tensors(trainee.optimizer),
+            average=trainee.average.state if trainee.average else {},
+            average_updates=trainee.average.updates if trainee.average else 0,
+            best=self.best,
+            best_epoch=self.best_epoch,
+            step=now.step if now else 0,
+            sums=now.sums() if now else {},
+            random=now.random_states() if now else {},
         )
-    return saved
+
+    def _calibration(self) -> Iterator[Tensor]:
+        """Clean batches drawn by the seed."""
+        images, size = self.data[0], self.plan.batch_size
+        order = torch.randperm(len(images), generator=torch.Generator().manual_seed(self.plan.seed))
+        whole = max(1, len(order) // size)  # as in an epoch: BatchNorm cannot normalise a last batch of one
+        for number in range(min(_CALIBRATION_BATCHES, whole)):
+            yield centred(images[order[number * size : (number + 1) * size].to(images.device)])
+
+    def _probe(self, held_out: tuple[NDArray[np.uint8], NDArray[np.int64]] | None) -> Probe | None:
+        adversary = self.plan.probe
+        if adversary is None:
+            return None
+        images, labels = self.data if held_out is None else _on_device(held_out, self.world.device)
+        count = _PROBE_IMAGES if held_out is None else _HELD_OUT_IMAGES
+        pixels = centred(images[:count]).contiguous(memory_format=torch.channels_last)
+        return Probe(pixels, labels[:count], adversary, self.plan.seed)
+
+
+def _on_device(data: tuple[NDArray[np.uint8], NDArray[np.int64]], device: torch.device) -> tuple[Tensor, Tensor]:
+    images, labels = (torch.from_numpy(np.array(part)) for part in data)  # copies: PyTorch wants to write
+    return images.to(device), labels.to(device)

@@ -44,8 +44,18 @@ class TerminalProgress:
         self._bar.update(self._task, advance=1, loss=loss)
 
     def epoch_ended(self, record: Mapping[str, Any]) -> None:
+        probed = ""
+        if "pgd" in record:
+            probed = f"  clean {100 * record['clean']:5.1f} %  PGD {100 * record['pgd']:5.1f} %"
         self._console.print(
             f"epoch {record['epoch']:>3}  {record['adversary']:<6}  accuracy under attack "
-            f"{100 * record['adversarial_accuracy']:5.1f} %  loss {record['loss']:.3f}  {record['seconds']:.0f} s",
+            f"{100 * record['adversarial_accuracy']:5.1f} %  loss {record['loss']:.3f}{probed}  "
+            f"{record['seconds']:.0f} s",
             highlight=False,
         )
+        if record.get("overfitting"):
+            self._console.print(
+                "           catastrophic overfitting: accuracy under PGD fell while accuracy under the training "
+                "adversary did not; take more steps, n-fgsm, or a smaller learning rate",
+                highlight=False,
+            )

@@ -9,14 +9,15 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
-from torch import fx
+from torch import Tensor, fx
 
 from hardbit import nets
 from hardbit.quantize import Bits, freeze, load_state, quantize
+from hardbit.train.plan import InitialWeights
 from hardbit_deploy.errors import HardbitError
-from hardbit_deploy.storage import write_atomically
+from hardbit_deploy.storage import sha256_file, write_atomically
 
-__all__ = ["load_twin", "read_weights_metadata", "write_weights"]
+__all__ = ["load_twin", "read_initial_weights", "read_weights_metadata", "write_weights"]
 
 
 def write_weights(path: Path, twin: fx.GraphModule, metadata: Mapping[str, Any]) -> None:
@@ -34,6 +35,11 @@ def read_weights_metadata(path: Path) -> dict[str, Any]:
         raise HardbitError(f"this is not a weights file of hardbit ({error})", where=str(path)) from error
 
 
+def read_initial_weights(path: Path) -> InitialWeights:
+    """The tensors of a weights file, for a network of any widths to begin with."""
+    return InitialWeights(_read_tensors(path), sha256_file(path))
+
+
 def load_twin(path: Path, architecture: str, options: Mapping[str, Any], profile: str, bits: Bits) -> fx.GraphModule:
     """The frozen module of a network in evaluation mode, with the weights of `path`.
 
@@ -41,19 +47,13 @@ def load_twin(path: Path, architecture: str, options: Mapping[str, Any], profile
     """
     twin = freeze(quantize(nets.build(architecture, **options), profile, bits))
     expected = twin.state_dict()
-    try:
-        with safe_open(path, framework="pt") as file:
-            names = set(file.keys())
-            if names != set(expected):
-                odd = sorted(names ^ set(expected))[0]
-                raise HardbitError(
-                    f"tensor '{odd}' is in the file or in the network, not in both",
-                    where=str(path),
-                    remedy="the weights were made by another recipe: train again",
-                )
-            tensors = {name: file.get_tensor(name) for name in names}
-    except (SafetensorError, OSError) as error:
-        raise HardbitError(f"this is not a weights file of hardbit ({error})", where=str(path)) from error
+    tensors = _read_tensors(path)
+    if odd := sorted(tensors.keys() ^ expected.keys()):
+        raise HardbitError(
+            f"tensor '{odd[0]}' is in the file or in the network, not in both",
+            where=str(path),
+            remedy="the weights were made by another recipe: train again",
+        )
     for name, tensor in tensors.items():
         if tensor.shape != expected[name].shape:
             raise HardbitError(
@@ -63,3 +63,11 @@ def load_twin(path: Path, architecture: str, options: Mapping[str, Any], profile
             )
     load_state(twin, tensors)
     return twin.eval()
+
+
+def _read_tensors(path: Path) -> dict[str, Tensor]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+    except (SafetensorError, OSError) as error:
+        raise HardbitError(f"this is not a weights file of hardbit ({error})", where=str(path)) from error

@@ -1,0 +1,68 @@
+"""How robust the network is after each epoch, and whether training is only learning to fool its own adversary."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from hardbit.train.adversary import draw_noise, perturb
+from hardbit.train.distributed import World
+from hardbit.train.plan import Adversary
+from hardbit.train.shadow import Shadow
+
+__all__ = ["FALL", "Probe", "is_overfitting"]
+
+FALL = 0.10
+"""By how much accuracy under PGD must fall: on 256 images its standard error is 0.03, so three of them."""
+_BATCH = 256
+
+
+@dataclass(frozen=True)
+class Probe:
+    """Images to measure on, and PGD to measure by: the same images, starts and steps after every epoch.
+
+    `images` are centred float32 (n, channels, height, width), `labels` int64 (n,).
+    """
+
+    images: Tensor
+    labels: Tensor
+    adversary: Adversary
+    seed: int
+
+    def measure(self, module: fx.GraphModule, world: World) -> dict[str, float]:
+        """Accuracies of `module` in evaluation mode: `clean`, `fgsm` (one step of the radius from the image), `pgd`."""
+        network = Shadow(module, batch_norm="running")
+        network.refresh()
+        fgsm = replace(self.adversary, kind="fgsm", step_size_255=self.adversary.eps_255, random_start=False)
+        kinds = {"clean": replace(self.adversary, kind="none"), "fgsm": fgsm, "pgd": self.adversary}
+        generator = torch.Generator(self.images.device).manual_seed(self.seed)
+        right = dict.fromkeys(kinds, 0)
+        for start in range(0, len(self.images), _BATCH):
+            images, labels = self.images[start : start + _BATCH], self.labels[start : start + _BATCH]
+            mine = world.share(images), world.share(labels)
+            for kind, adversary in kinds.items():
+                noise = tuple(map(world.share, draw_noise(images, adversary, generator)))
+                found = perturb(network, *mine, adversary, noise=noise)
+                with torch.no_grad():
+                    right[kind] += int((network(found).argmax(1) == mine[1]).sum())
+        return {kind: round(world.total(count) / len(self.images), 4) for kind, count in right.items()}
+
+
+def is_overfitting(phase: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether the last of a phase's records shows catastrophic overfitting (Wong et al. 2020).
+
+    It does when accuracy under PGD is FALL or more below that of the best epoch of the phase so far, while accuracy on
+    the training images under the phase's own adversary is no lower than it was there: the network has learned to fool
+    the adversary, and not to resist it. A fall of both is a learning rate that is too high, and is not meant.
+    """
+    last = phase[-1]
+    measured = [record for record in phase if "pgd" in record]
+    if "pgd" not in last or last["adversary"] == "none":
+        return False
+    best = max(measured, key=lambda record: float(record["pgd"]))
+    falls = float(last["pgd"]) <= float(best["pgd"]) - FALL
+    return falls and float(last["adversarial_accuracy"]) >= float(best["adversarial_accuracy"])
