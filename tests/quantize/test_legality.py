@@ -21,6 +21,10 @@ class Network(nn.Module):
         self.same = nn.Identity()
         self.indices = nn.MaxPool2d(2, return_indices=True)
         self.norm = nn.BatchNorm2d(4, track_running_stats=False)
+        self.good = nn.BatchNorm2d(4)
+        self.layer = nn.LayerNorm((3, 3))
+        self.rows = nn.BatchNorm1d(4)
+        self.matrix = nn.Parameter(torch.zeros(3, 3))
         self.fc = nn.Linear(4, 3)
 
     def forward(self, x):
@@ -51,16 +55,27 @@ MIDDLES = {
     "a pool with a divisor": (lambda n, x: F.avg_pool2d(x, 2, divisor_override=3), "pooling with divisor_override"),
     "a pool's indices": (lambda n, x: n.indices(x)[0], r"^getitem: .*does not know the operation 'getitem'"),
     "statistics of the batch": (lambda n, x: n.norm(x), r"^norm: a BatchNorm without running statistics"),
-    "a view": (lambda n, x: x.view(-1, 4, 3, 3), r"^view: .*'view'; write torch.flatten"),
-    "a reshape": (lambda n, x: x.reshape(x.shape[0], -1), r"'getattr'; write torch.flatten"),
+    "a view": (lambda n, x: x.view(-1, 4, 3, 3), r"^view: .*'view'; reshape by torch.flatten"),
+    "a reshape": (lambda n, x: x.reshape(x.shape[0], -1), r"'getattr'; reshape by torch.flatten"),
     "concatenation": (lambda n, x: torch.cat([x, x], 1), r"^cat: .*does not know the operation 'cat'"),
-    "ReLU6": (lambda n, x: F.relu6(x), r"^relu6: .*does not know the operation 'relu6'"),
+    "Hardswish": (lambda n, x: F.hardswish(x), r"^hardswish: .*does not know the operation 'hardswish'"),
+    "the batch transposed": (lambda n, x: x.transpose(0, 1), r"^transpose: Transpose along axes 0, 1 is not supported"),
+    "the batch permuted": (lambda n, x: x.permute(1, 0, 2, 3), r"^permute: Transpose along axes 1, 0, 2, 3 .*axis 0"),
+    "the batch split": (lambda n, x: x.unflatten(0, (1, -1)), r"^unflatten: Reshape along axes 0 .*leave axis 0"),
+    "a mean of everything": (lambda n, x: x.mean(), r"^mean: ReduceMean along axes None is not supported"),
+    "a mean over the batch": (lambda n, x: x.mean((0, 2)), r"^mean: ReduceMean along axes 0, 2 .*leave axis 0"),
+    "a softmax along any axis": (lambda n, x: F.softmax(x), r"^softmax: Softmax along axes None .*by numbers"),
+    "a tanh GELU": (lambda n, x: F.gelu(x, approximate="tanh"), r"^gelu: GELU approximated by tanh is not supported"),
+    "LayerNorm of images": (lambda n, x: n.layer(x), r"^layer: LayerNorm over 2 axes .*the last axis alone"),
+    "weights outside of a layer": (lambda n, x: x @ n.matrix, r"^matmul: a matrix of weights .*write nn.Linear"),
+    "a product with an option": (lambda n, x: torch.mul(x, other=2), r"^mul: a Mul must have two operands"),
+    "a BatchNorm twice": (lambda n, x: n.good(F.relu(n.good(x))), r"^good: a BatchNorm is called twice"),
 }
 
 ENDINGS = {
     "no batch axis left": (lambda n, x: n.fc(torch.flatten(x)), r"^flatten_1: flattening axes 0 to -1"),
     "a method that flattens all": (lambda n, x: n.fc(x.flatten()), r"^flatten_1: flattening axes 0 to -1"),
-    "half flattened": (lambda n, x: n.fc(torch.flatten(x, start_dim=2)), r"^flatten_1: flattening axes 2 to -1"),
+    "a BatchNorm1d alone": (lambda n, x: n.fc(n.rows(F.relu(x))), r"^rows: a BatchNorm1d must follow one Linear"),
     "no Linear at the end": (lambda n, x: x, r"^flatten: the logits must come straight from the last Linear"),
     "two results": (lambda n, x: (n.fc(x), x), r"^Network: forward\(\) must return the logits alone"),
     "a dictionary": (lambda n, x: {"logits": n.fc(x)}, r"^Network: forward\(\) must return the logits alone"),

@@ -114,18 +114,6 @@ class Sigmoid(nn.Module):
         return self.fc(torch.flatten(F.adaptive_avg_pool2d(self.gate(self.stem(x)), 1), 1))
 
 
-class LateNorm(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.stem = nn.Conv2d(1, 4, 3)
-        self.relu = nn.ReLU()
-        self.late = nn.BatchNorm2d(4)
-        self.fc = nn.Linear(4 * 36, 2)
-
-    def forward(self, x):
-        return self.fc(torch.flatten(self.late(self.relu(self.stem(x))), 1))
-
-
 class Probabilities(nn.Module):
     def __init__(self):
         super().__init__()
@@ -142,7 +130,6 @@ class Probabilities(nn.Module):
         (nn.Sequential(nn.Conv2d(1, 4, 3), nn.Sequential(Branching())), r"^1\.0: .*cannot be traced"),
         (Branching(), r"Branching: .*cannot be traced"),
         (Sigmoid(), r"gate: .*does not know the operation 'Sigmoid'"),
-        (LateNorm(), r"late: .*BatchNorm must follow"),
         (Probabilities(), r"relu: .*logits must come straight"),
         (nn.Sequential(nn.ReLU()), r"no Conv or Linear"),
     ],

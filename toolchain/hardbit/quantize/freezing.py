@@ -9,10 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from hardbit.quantize.operators import MOVING_OPERATORS, folds_into_its_layer, operator_of
 from hardbit.quantize.quantizers import (
     activation_numerics,
     is_activation_quantizer,
     is_weight_layer,
+    quant_conv,
     set_bias_grid,
     weight_scale,
 )
@@ -48,10 +50,11 @@ def _least_scale(layer: Any, input_scale: float) -> Tensor:
 
     A BatchNorm that has all but switched a channel off leaves weights near zero and a bias that is not. Beside
     2^30 counts of bias the rounding of such weights is nothing. Where all weights are zero their scale is free, and
-    2^18 counts keep the sums exact (see `hardbit.quantize.scales`).
+    2^18 counts keep the sums exact (see `hardbit.quantize.scales`); but one bit has no code for zero, and there the
+    scale has to stay next to nothing.
     """
     dead = layer.weight.detach().flatten(1).abs().amax(1) == 0
-    counts = torch.where(dead, 2.0**18, 2.0**30)
+    counts = torch.where(dead & ~torch.tensor(weight_scale(layer).is_binary), 2.0**18, 2.0**30)
     return layer.bias.detach().abs() / (counts * input_scale)
 
 
@@ -59,11 +62,17 @@ def fold_batch_norm(module: fx.GraphModule) -> None:
     """Fold every BatchNorm (running statistics) into the layer before it, in place.
 
     w' = w g, b' = beta + (b - mean) g with g = gamma / sqrt(var + eps) per output channel. A learned weight scale is
-    multiplied by |g|: rebuilding the quantizer would lose it.
+    multiplied by |g|: rebuilding the quantizer would lose it. A BatchNorm that no layer can take up, such as one that
+    reads a residual sum, becomes a layer of its own (`channelwise_layer`).
     """
+    operators = {node: operator_of(module, node) for node in module.graph.nodes}
     for node in list(module.graph.nodes):
         norm = module.get_submodule(str(node.target)) if node.op == "call_module" else None
         if not isinstance(norm, nn.BatchNorm1d | nn.BatchNorm2d):
+            continue
+        if not folds_into_its_layer(node, operators):
+            reads_codes = operators[node.all_input_nodes[0]] == "Quantize"
+            module.set_submodule(str(node.target), channelwise_layer(*_affine(norm), quantized=reads_codes))
             continue
         layer: Any = module.get_submodule(str(node.all_input_nodes[0].target))
         with torch.no_grad():
@@ -90,6 +99,23 @@ def _affine(norm: nn.BatchNorm1d | nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
     return factor.detach(), (beta - mean * factor).detach()
 
 
+def channelwise_layer(factor: Tensor, shift: Tensor, *, quantized: bool) -> nn.Module:
+    """factor * x + shift per channel, both (channels,), as a depthwise convolution of 1x1.
+
+    Engines have integer kernels for that, and none for BatchNorm. The weights have 8 bits at every width of the
+    network: there are few of them, and codes around 64 leave training room to double them.
+    """
+    channels = len(factor)
+    layer: Any = nn.Conv2d(channels, channels, 1, groups=channels, device=factor.device)
+    with torch.no_grad():
+        layer.weight.copy_(factor.view(-1, 1, 1, 1))
+        layer.bias.copy_(shift)
+    if quantized:
+        layer = quant_conv(layer, 8).to(factor.device)
+        weight_scale(layer).largest_code = 64
+    return layer
+
+
 def _input_scales(module: fx.GraphModule) -> dict[fx.Node, float | None]:
     """For every layer with quantized weights, the scale of the codes that it reads; None where it reads floats."""
     scale_of: dict[fx.Node, float] = {}
@@ -100,6 +126,6 @@ def _input_scales(module: fx.GraphModule) -> dict[fx.Node, float | None]:
             scale_of[node] = activation_numerics(child).scale
         elif is_weight_layer(child):
             layers[node] = scale_of.get(node.all_input_nodes[0])
-        elif len(node.all_input_nodes) == 1 and node.all_input_nodes[0] in scale_of:
-            scale_of[node] = scale_of[node.all_input_nodes[0]]  # pooling and reshaping of codes
+        elif operator_of(module, node) in MOVING_OPERATORS and node.all_input_nodes[0] in scale_of:
+            scale_of[node] = scale_of[node.all_input_nodes[0]]
     return layers

@@ -7,7 +7,15 @@ from typing import Any
 
 from torch import fx, nn
 
-from hardbit.quantize.operators import argument, node_place, operator_of, pooling_of
+from hardbit.quantize.operators import (
+    MOVING_OPERATORS,
+    argument,
+    folds_into_its_layer,
+    named_axes,
+    node_place,
+    operator_of,
+    pooling_of,
+)
 from hardbit.quantize.profiles import Profile
 from hardbit_deploy.errors import HardbitError
 
@@ -25,7 +33,7 @@ def check_traced(traced: fx.GraphModule, profile: Profile) -> dict[fx.Node, str]
         if operator not in profile.operators | {"input", "output"}:
             remedy = f"it knows {', '.join(sorted(profile.operators))}"
             if operator in _SHAPE_WORDS:
-                remedy = "write torch.flatten(x, 1) to reshape a batch of feature maps"
+                remedy = "reshape by torch.flatten(x, first) or x.unflatten(axis, sizes), which leave the batch alone"
             raise HardbitError(
                 f"profile '{profile.name}' does not know the operation '{operator}'",
                 where=node_place(node),
@@ -44,10 +52,16 @@ def check_traced(traced: fx.GraphModule, profile: Profile) -> dict[fx.Node, str]
             _check_conv(node, child)
         elif operator in ("MaxPool", "AveragePool"):
             _check_pool(node, pooling_of(node, child, operator))
-        elif operator == "Flatten":
-            _check_flatten(node, child)
-        elif operator == "Add":
-            _check_add(node)
+        elif operator in ("Flatten", "Reshape", "Transpose", "Softmax", "ReduceMean"):
+            _check_axes(node, child, operator)
+        elif operator in ("Add", "MatMul"):
+            _check_two_operands(node, operator, operators)
+        elif operator == "Mul":
+            _check_product(node)
+        elif operator == "LayerNormalization":
+            _check_layer_norm(node, child)
+        elif operator == "Gelu":
+            _check_gelu(node, child)
         elif operator == "BatchNormalization":
             _check_batch_norm(node, child, operators)
         elif operator == "output":
@@ -59,10 +73,10 @@ def check_traced(traced: fx.GraphModule, profile: Profile) -> dict[fx.Node, str]
 def _check_calls(traced: fx.GraphModule, operators: Mapping[fx.Node, str]) -> None:
     called: set[object] = set()
     for node, operator in operators.items():
-        if operator in ("Conv", "Gemm"):
+        if operator in ("Conv", "Gemm", "BatchNormalization"):
             if node.target in called:
                 raise HardbitError(
-                    "a layer with weights is called twice",
+                    f"a {'BatchNorm' if operator == 'BatchNormalization' else 'layer with weights'} is called twice",
                     where=node_place(node),
                     remedy="give each call a layer of its own: scales and bias codes belong to one input",
                 )
@@ -85,35 +99,71 @@ def _check_pool(node: fx.Node, pool: Any) -> None:
             )
 
 
-def _check_flatten(node: fx.Node, child: Any) -> None:
-    first = child.start_dim if child is not None else argument(node, 1, "start_dim", 0)
-    last = child.end_dim if child is not None else argument(node, 2, "end_dim", -1)
-    if (first, last) != (1, -1):
+def _check_axes(node: fx.Node, child: Any, operator: str) -> None:
+    axes = named_axes(node, child, operator)
+    reordered = operator == "Transpose" and len(axes) > 2
+    if operator in ("Flatten", "Reshape") and len(axes) == 2 and axes[0] == 0:
         raise HardbitError(
-            f"flattening axes {first} to {last} is not supported",
+            f"flattening axes {axes[0]} to {axes[1]} is not supported",
             where=node_place(node),
             remedy="write torch.flatten(x, 1): all axes but the batch",
         )
-
-
-def _check_add(node: fx.Node) -> None:
-    if len(node.all_input_nodes) != 2 or len(node.args) != 2 or node.kwargs:
+    if not all(isinstance(axis, int) for axis in axes) or (axes[0] != 0 if reordered else 0 in axes):
         raise HardbitError(
-            "an Add must have two different tensor operands", where=node_place(node), remedy="write it as a + b"
+            f"{operator} along axes {', '.join(map(str, axes))} is not supported",
+            where=node_place(node),
+            remedy="name the axes by numbers, and leave axis 0, the batch, where it is",
+        )
+
+
+def _check_two_operands(node: fx.Node, operator: str, operators: Mapping[fx.Node, str]) -> None:
+    if operator == "MatMul" and any(operators[source] == "Constant" for source in node.all_input_nodes):
+        raise HardbitError(
+            "a matrix of weights is multiplied outside of a layer", where=node_place(node), remedy="write nn.Linear"
+        )
+    if len(node.all_input_nodes) != 2 or len(node.args) != 2 or node.kwargs:
+        written = "a + b" if operator == "Add" else "a @ b"
+        raise HardbitError(
+            f"{'an' if operator == 'Add' else 'a'} {operator} must have two different tensor operands",
+            where=node_place(node),
+            remedy=f"write it as {written}",
+        )
+
+
+def _check_product(node: fx.Node) -> None:
+    if len(node.args) != 2 or node.kwargs or not all(isinstance(a, fx.Node | int | float) for a in node.args):
+        raise HardbitError(
+            "a Mul must have two operands, tensors or numbers", where=node_place(node), remedy="write it as a * b"
         )
 
 
 def _check_batch_norm(node: fx.Node, child: Any, operators: Mapping[fx.Node, str]) -> None:
-    source = node.all_input_nodes[0]
-    if operators.get(source) not in ("Conv", "Gemm") or len(source.users) != 1:
+    if isinstance(child, nn.BatchNorm1d) and not folds_into_its_layer(node, operators):
         raise HardbitError(
-            "a BatchNorm must follow one Conv or Linear layer alone, to be folded into it", where=node_place(node)
+            "a BatchNorm1d must follow one Linear layer alone, to be folded into it", where=node_place(node)
         )
     if child.running_mean is None or child.running_var is None:
         raise HardbitError(
             "a BatchNorm without running statistics cannot be folded",
             where=node_place(node),
             remedy="leave track_running_stats on",
+        )
+
+
+def _check_layer_norm(node: fx.Node, child: Any) -> None:
+    if len(child.normalized_shape) != 1:
+        raise HardbitError(
+            f"LayerNorm over {len(child.normalized_shape)} axes is not supported",
+            where=node_place(node),
+            remedy="normalise the last axis alone",
+        )
+
+
+def _check_gelu(node: fx.Node, child: Any) -> None:
+    kind = child.approximate if child is not None else argument(node, 1, "approximate", "none")
+    if kind != "none":
+        raise HardbitError(
+            f"GELU approximated by {kind} is not supported", where=node_place(node), remedy="leave out approximate"
         )
 
 
@@ -142,7 +192,7 @@ def _check_in_place(traced: fx.GraphModule, operators: Mapping[fx.Node, str]) ->
                     remedy="write inplace=False, or a + b instead of a += b",
                 )
         in_place = _is_in_place(traced, node)
-        shares = in_place or operator in ("Identity", "Flatten")
+        shares = in_place or (operator in MOVING_OPERATORS and operator != "MaxPool")
         memory[node] = memory[node.all_input_nodes[0]] if shares else node
         if in_place:
             stale = [other for other in memory if memory[other] is memory[node] and other is not node]

@@ -9,25 +9,30 @@ from typing import Any
 from torch import fx, nn
 
 from hardbit.quantize.bits import FLOAT, Bits
+from hardbit.quantize.float_streams import float_sums
 from hardbit.quantize.legality import check_traced
-from hardbit.quantize.operators import node_place
+from hardbit.quantize.operators import FLOAT_OPERATORS, MOVING_OPERATORS, folds_into_its_layer, node_place
 from hardbit.quantize.profiles import Profile, get_profile
 from hardbit.quantize.quantizers import quant_conv, quant_identity, quant_image, quant_linear, quant_relu
 from hardbit_deploy.errors import HardbitError
 
 __all__ = ["quantize", "trace"]
 
-_TRANSPARENT = frozenset({"MaxPool", "Flatten", "Identity"})
-_POOLS = frozenset({"AveragePool", "GlobalAveragePool"})
+_AVERAGES = frozenset({"AveragePool", "GlobalAveragePool", "ReduceMean"})
 _LAYERS = frozenset({"Conv", "Gemm", "BatchNormalization"})
+_STREAM_BITS = 8
+_CEILING = {"Relu": None, "Relu6": 6.0}
 
 
 def quantize(module: nn.Module, profile: str | Profile, bits: Bits) -> fx.GraphModule:
     """`module` with Brevitas layers and quantizers, as an FX graph module; `module` itself is not changed.
 
     The image is quantized (int8, scale 1/256), ReLU outputs are unsigned, both operands of an Add and the input of
-    every Conv and Gemm are quantized. Scales still have to be calibrated. Raises HardbitError naming the place where
-    the module cannot be traced or holds an operation that the profile does not know.
+    every Conv, of every Gemm and of a BatchNorm that no layer can take up are quantized. What LayerNorm, softmax and
+    the like compute stays in float, with the sums that it goes into (`float_streams`); a convolution that ends in such
+    a stream is given 8 bits there, because a convolution of integers has to end in codes. Scales still have to be
+    calibrated. Raises HardbitError naming the place where the module cannot be traced or holds an operation that the
+    profile does not know.
     """
     chosen = get_profile(profile) if isinstance(profile, str) else profile
     return _Placement(trace(copy.deepcopy(module)), chosen, bits).run()
@@ -75,31 +80,57 @@ class _Placement:
         self.quantized: set[fx.Node] = set()
         self.non_negative: set[fx.Node] = set()
         self.operators: dict[fx.Node, str] = {}
+        self.float_sums: set[fx.Node] = set()
+        self.places: list[str] = []
 
     def run(self) -> fx.GraphModule:
         nodes = list(self.graph.nodes)
         self.operators = check_traced(self.module, self.profile)
+        self.float_sums = float_sums(self.operators)
         heavy = [n for n in nodes if self.operators[n] in ("Conv", "Gemm")]
         self.first, self.last = heavy[0], heavy[-1]
         for node in nodes:
             self._visit(node, self.operators[node])
+        self.bits.check_places(self.places)
         self.graph.lint()
         self.module.delete_all_unused_submodules()
         self.module.recompile()
         return self.module
 
     def _visit(self, node: fx.Node, operator: str) -> None:
-        if operator == "input" and self.bits.first_layer != FLOAT:
+        if operator == "input" and self._weight_width(self.first) != FLOAT:
             self._insert_after(node, "input_quant", quant_image())
         elif operator in ("Conv", "Gemm"):
             self._ensure_quantized(node, node.all_input_nodes[0])
             self._replace_layer(node, operator)
-        elif operator == "Relu":
-            self._replace_relu(node)
+        elif operator == "BatchNormalization" and not folds_into_its_layer(node, self.operators):
+            self._ensure_quantized(node, node.all_input_nodes[0])
+        elif operator in _CEILING:
+            self._replace_relu(node, _CEILING[operator])
+        elif operator in FLOAT_OPERATORS or node in self.float_sums:
+            self._visit_float(node, operator)
         elif operator == "Add":
             self._visit_add(node)
-        elif operator in _TRANSPARENT | _POOLS:
+        elif operator in MOVING_OPERATORS | _AVERAGES:
             self._visit_shape(node, operator)
+
+    def _visit_float(self, node: fx.Node, operator: str) -> None:
+        """What is computed in float reads floats; but a convolution ends in codes, or it would run in float too."""
+        for operand in node.all_input_nodes:
+            origin, _ = self._origin(operand)
+            if self.operators[origin] in _LAYERS and not self._ends_in_float(origin):
+                self._ensure_quantized(node, operand, _STREAM_BITS)
+        if operator == "Softmax" or (operator == "ReduceMean" and self._is_non_negative(node.all_input_nodes[0])):
+            self.non_negative.add(node)
+
+    def _ends_in_float(self, layer: fx.Node) -> bool:
+        """A Gemm's sums can be given out in float."""
+        if self.operators[layer] == "BatchNormalization":
+            return folds_into_its_layer(layer, self.operators) and self._ends_in_float(layer.all_input_nodes[0])
+        return self.operators[layer] == "Gemm"
+
+    def _reads_floats(self, user: fx.Node) -> bool:
+        return self.operators.get(user) in FLOAT_OPERATORS or user in self.float_sums
 
     def _visit_add(self, node: fx.Node) -> None:
         for operand in node.all_input_nodes:
@@ -108,33 +139,35 @@ class _Placement:
             self.non_negative.add(node)
 
     def _visit_shape(self, node: fx.Node, operator: str) -> None:
-        if operator in _POOLS and self.operators.get(self._origin(node.all_input_nodes[0])[0]) in _LAYERS:
+        if operator in _AVERAGES and self.operators.get(self._origin(node.all_input_nodes[0])[0]) in _LAYERS:
             self._ensure_quantized(node, node.all_input_nodes[0])  # a layer read by an average would run in float
         source = node.all_input_nodes[0]
         if self._is_non_negative(source):
             self.non_negative.add(node)
-        if source in self.quantized and operator in _TRANSPARENT:
+        if source in self.quantized and operator in MOVING_OPERATORS:
             self.quantized.add(node)
 
     def _origin(self, source: fx.Node) -> tuple[fx.Node, list[fx.Node]]:
         """Where the values of `source` were computed or quantized, and the nodes that only moved them since."""
         moved = []
-        while source not in self.quantized and self.operators.get(source) in _TRANSPARENT:
+        while source not in self.quantized and self.operators.get(source) in MOVING_OPERATORS:
             moved.append(source)
             source = source.all_input_nodes[0]
         return source, moved
 
-    def _ensure_quantized(self, user: fx.Node, source: fx.Node) -> None:
+    def _ensure_quantized(self, user: fx.Node, source: fx.Node, bits: int | None = None) -> None:
         """Put a quantizer on the value `source`, for all who use it, unless it is quantized already.
 
-        It goes before a Flatten or MaxPool, not behind it: engines fuse that form.
+        It goes before a Flatten or MaxPool, not behind it: engines fuse that form. Of a value that was computed in
+        float, those who compute in float go on reading the floats.
         """
         origin, moved = self._origin(source)
         if origin not in self.quantized:
-            only_for_last = user is self.last and self.operators.get(source) in _POOLS | _TRANSPARENT
-            width = self.bits.last_layer if only_for_last else self.bits.activations
+            only_for_last = user is self.last and self.operators.get(source) in _AVERAGES | MOVING_OPERATORS
+            width = self._activation_width(origin, only_for_last=only_for_last)
             if width == FLOAT:
                 return
+            width = width if bits is None else bits
             signed = not (self.profile.unsigned_after_relu and self._is_non_negative(origin))
             self._insert_after(origin, f"{_attribute(origin)}_quant", quant_identity(width, signed=signed))
         self.quantized.update(moved)
@@ -144,28 +177,28 @@ class _Placement:
         self.module.add_submodule(target, quantizer)
         with self.graph.inserting_after(node):
             inserted = self.graph.call_module(target, (node,))
-        node.replace_all_uses_with(inserted, delete_user_cb=lambda user: user is not inserted)
+        in_float = self._reads_floats(node)
+        node.replace_all_uses_with(
+            inserted, delete_user_cb=lambda user: user is not inserted and not (in_float and self._reads_floats(user))
+        )
         self.quantized.add(inserted)
         if self._is_non_negative(node):
             self.non_negative.add(inserted)
         self.operators[inserted] = "Identity"
 
     def _replace_layer(self, node: fx.Node, operator: str) -> None:
-        width = self.bits.weights
-        if node is self.first:
-            width = self.bits.first_layer
-        if node is self.last:
-            width = self.bits.last_layer
+        width = self._weight_width(node)
         if width == FLOAT:
             return
         source: Any = self.module.get_submodule(str(node.target))
         layer = quant_conv(source, width) if operator == "Conv" else quant_linear(source, width)
         _set_submodule(self.module, str(node.target), layer)
 
-    def _replace_relu(self, node: fx.Node) -> None:
+    def _replace_relu(self, node: fx.Node, ceiling: float | None) -> None:
         """A ReLU with its quantizer. Between a layer and its ReLU, a MaxPool or Flatten changes places with the ReLU,
         which is the same function: a layer whose result another operator reads would run in float."""
-        if self.bits.activations == FLOAT:
+        width = self._activation_width(node)
+        if width == FLOAT:
             self.non_negative.add(node)
             return
         name = str(node.target) if node.op == "call_module" else _free_name(self.module, node.name)
@@ -178,7 +211,7 @@ class _Placement:
             source = node.all_input_nodes[0]
             origin, moved = self._origin(source)
         early = bool(moved) and self.operators.get(origin) in _LAYERS
-        _set_submodule(self.module, name, quant_relu(self.bits.activations))
+        _set_submodule(self.module, name, quant_relu(width, ceiling))
         with self.graph.inserting_after(origin if early else node):
             inserted = self.graph.call_module(name, (origin if early else source,))
         if early:
@@ -189,6 +222,19 @@ class _Placement:
         self.quantized |= of_codes
         self.non_negative |= of_codes
         self.operators[inserted] = "Relu"
+
+    def _weight_width(self, layer: fx.Node) -> int:
+        kind = self.bits.last_layer if layer is self.last else self.bits.weights
+        return self._width(layer, self.bits.first_layer if layer is self.first and layer is not self.last else kind)
+
+    def _activation_width(self, origin: fx.Node, *, only_for_last: bool = False) -> int:
+        """Weight-only quantization has no quantizer for the last layer either."""
+        for_last = only_for_last and self.bits.activations != FLOAT
+        return self._width(origin, self.bits.last_layer if for_last else self.bits.activations)
+
+    def _width(self, node: fx.Node, otherwise: int) -> int:
+        self.places.append(node_place(node))
+        return self.bits.of(node_place(node), otherwise)
 
     def _is_non_negative(self, node: fx.Node) -> bool:
         return node in self.non_negative
