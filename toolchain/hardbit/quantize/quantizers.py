@@ -15,6 +15,7 @@ from brevitas.quant.solver.bias import BiasQuantSolver
 from brevitas.quant.solver.weight import WeightQuantSolver
 from torch import Tensor, nn
 
+from hardbit.quantize.binary import BinaryActivationQuant, BinaryWeightQuant
 from hardbit.quantize.scales import INPUT_SCALE, ActivationScale, BiasScale, WeightScale
 from hardbit_deploy.errors import HardbitError
 
@@ -37,7 +38,7 @@ __all__ = [
 
 
 class WeightQuant(NarrowIntQuant, WeightQuantSolver):
-    """Symmetric per-channel signed weights, the most negative code unused."""
+    """Symmetric per-channel signed weights, the most negative code unused; at 1 bit -1 and +1."""
 
     scaling_per_output_type = ScalingPerOutputType.CHANNEL
     restrict_scaling_type = RestrictValueType.FP
@@ -98,7 +99,9 @@ class ClampUnderCeiling(nn.Module):
 
 @dataclass(frozen=True)
 class ActivationNumerics:
-    """What an activation quantizer does: code = clip(round(x / scale), low, high)."""
+    """What an activation quantizer does: code = clip(round(x / scale), low, high); or, where it `is_binary`, 1 for
+    x > 0 and -1 else.
+    """
 
     scale: float
     bits: int
@@ -107,11 +110,18 @@ class ActivationNumerics:
     """Where a ReLU6 ends."""
 
     @property
+    def is_binary(self) -> bool:
+        """Whether the codes are -1 and +1, without 0."""
+        return self.signed and self.bits == 1
+
+    @property
     def low(self) -> int:
         return -(2 ** (self.bits - 1)) if self.signed else 0
 
     @property
     def high(self) -> int:
+        if self.is_binary:
+            return 1
         most = 2 ** (self.bits - 1) - 1 if self.signed else 2**self.bits - 1
         return most if self.ceiling is None else min(most, round(self.ceiling / self.scale))
 
@@ -139,9 +149,7 @@ def quant_conv(source: nn.Conv2d, bits: int) -> qnn.QuantConv2d:
         dilation=source.dilation,
         groups=source.groups,
         bias=source.bias is not None,
-        weight_quant=WeightQuant,
-        weight_bit_width=bits,
-        weight_scaling_impl=WeightScale(source.weight, bits),
+        **_weight_quantization(source.weight, bits),
     )
     return _with_parameters(layer, source)
 
@@ -152,9 +160,7 @@ def quant_linear(source: nn.Linear, bits: int) -> qnn.QuantLinear:
         source.in_features,
         source.out_features,
         bias=source.bias is not None,
-        weight_quant=WeightQuant,
-        weight_bit_width=bits,
-        weight_scaling_impl=WeightScale(source.weight, bits),
+        **_weight_quantization(source.weight, bits),
     )
     return _with_parameters(layer, source)
 
@@ -172,6 +178,9 @@ def quant_relu(bits: int, ceiling: float | None = None) -> qnn.QuantReLU:
 def quant_identity(bits: int, *, signed: bool) -> qnn.QuantIdentity:
     """A quantizer alone."""
     numerics = ActivationNumerics(1.0, bits, signed)
+    if numerics.is_binary:
+        binary = SignedActivationQuant.let(tensor_quant=BinaryActivationQuant)
+        return qnn.QuantIdentity(act_quant=binary, bit_width=1, scaling_impl=ActivationScale(1))
     quant = SignedActivationQuant if signed else UnsignedActivationQuant
     return qnn.QuantIdentity(act_quant=quant, bit_width=bits, scaling_impl=ActivationScale(numerics.high))
 
@@ -204,6 +213,8 @@ def weight_scale(layer: Any) -> WeightScale:
 def activation_numerics(layer: Any) -> ActivationNumerics:
     """Scale, width and sign of an activation quantizer."""
     tensor_quant = layer.act_quant.fused_activation_quant_proxy.tensor_quant
+    if isinstance(tensor_quant, BinaryActivationQuant):
+        return ActivationNumerics(float(activation_scale(layer).value), 1, signed=True)
     bits = int(tensor_quant.msb_clamp_bit_width_impl())
     signed = bool(tensor_quant.int_quant.signed)
     ceiling = getattr(tensor_quant.int_quant.tensor_clamp_impl, "ceiling", None)
@@ -232,6 +243,12 @@ def parameter_codes(layer: Any) -> ParameterCodes:
 def set_bias_grid(layer: Any, grid: Tensor) -> None:
     """Quantize the bias of `layer` to multiples of `grid` (out,), as an int32 accumulator does."""
     layer.bias_quant = layer.bias_quant.__class__(layer, BiasQuant.let(scaling_impl=BiasScale(grid)))
+
+
+def _weight_quantization(weight: Tensor, bits: int) -> dict[str, Any]:
+    """The options of a Brevitas layer that quantize its weights."""
+    quant = WeightQuant.let(tensor_quant=BinaryWeightQuant) if bits == 1 else WeightQuant
+    return {"weight_quant": quant, "weight_bit_width": bits, "weight_scaling_impl": WeightScale(weight, bits)}
 
 
 def _with_parameters(layer: Any, source: Any) -> Any:

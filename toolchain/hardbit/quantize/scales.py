@@ -75,18 +75,20 @@ class WeightScale(nn.Module):
     """Per-channel scale of a weight of shape (out, ...): the Brevitas scaling of one weight quantizer.
 
     Starts from max |w| over the largest code (at 2 bits from mean |w|: max leaves nearly all codes at zero). Below 7
-    bits it is learned, in the log domain; at 7 and 8 it follows max |w|. `freeze` fixes it.
+    bits it is learned, in the log domain; at 7 and 8 it follows max |w|. At 1 bit it is mean |w| always, which brings
+    -scale and +scale closest to the weights. `freeze` fixes it.
     """
 
     fixed: Tensor
 
     def __init__(self, weight: Tensor, bits: int) -> None:
         super().__init__()
-        self.largest_code = 2 ** (bits - 1) - 1
-        self.learned = bits < 7
-        self._starts_from_mean = bits == 2
+        self.largest_code = max(1, 2 ** (bits - 1) - 1)
+        self.learned = 1 < bits < 7
+        self.is_binary = bits == 1
+        self._of_mean = bits <= 2
         self._axes = tuple(range(1, weight.dim()))
-        initial = self._initial(weight.detach())
+        initial = self._of(weight.detach())
         self.log2_scale = nn.Parameter(torch.log2(initial)) if self.learned else None
         self.register_buffer("fixed", torch.zeros_like(initial))
         self._frozen = False
@@ -96,14 +98,13 @@ class WeightScale(nn.Module):
             return self.fixed
         if self.log2_scale is not None:
             return short_significand(torch.exp2(self.log2_scale))
-        reach = weight.abs().amax(self._axes, keepdim=True).clamp_min(2.0**-40)
-        return short_significand(reach / self.largest_code)
+        return short_significand(self._of(weight))
 
     def restart(self, weight: Tensor) -> None:
         """Let a learned scale begin again, from other weights."""
         if self.log2_scale is not None:
             with torch.no_grad():
-                self.log2_scale.copy_(torch.log2(self._initial(weight)))
+                self.log2_scale.copy_(torch.log2(self._of(weight)))
 
     def rescale(self, factor: Tensor) -> None:
         """The weight was multiplied by `factor` (out,): a learned scale follows by |factor|."""
@@ -121,9 +122,10 @@ class WeightScale(nn.Module):
         self.log2_scale = None
         self._frozen = True
 
-    def _initial(self, weight: Tensor) -> Tensor:
+    def _of(self, weight: Tensor) -> Tensor:
+        """What `weight` itself suggests, (out, 1, ...)."""
         magnitude = weight.abs()
-        reach = magnitude.mean if self._starts_from_mean else magnitude.amax
+        reach = magnitude.mean if self._of_mean else magnitude.amax
         return reach(self._axes, keepdim=True).clamp_min(2.0**-40) / self.largest_code
 
 
