@@ -43,7 +43,7 @@ class StopAt:
     def __init__(self, epoch: int, act) -> None:
         self.epoch, self.act, self.current, self.steps = epoch, act, 0, 0
 
-    def epoch_started(self, epoch, epochs, steps) -> None:
+    def epoch_started(self, epoch, epochs, steps, done) -> None:
         self.current, self.steps = epoch + 1, 0
 
     def step_done(self, loss) -> None:

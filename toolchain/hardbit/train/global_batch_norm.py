@@ -34,8 +34,10 @@ def global_batch_norm(
     """`torch.nn.functional.batch_norm` in training mode with the statistics of all processes' rows.
 
     `x` is (n, channels, ...) with any own n of at least 1; the running statistics, where given, move by `momentum`, the
-    same on every process.
+    same on every process. In a world of one it is that function.
     """
+    if world.size == 1:
+        return F.batch_norm(x, running_mean, running_var, weight, bias, True, momentum, eps)
     normalised, mean, variance, count = _GlobalBatchNorm.apply(x, weight, bias, eps, world)
     if running_mean is not None and running_var is not None:
         with torch.no_grad():

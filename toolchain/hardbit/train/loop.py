@@ -38,7 +38,9 @@ _HELD_OUT_IMAGES = 512
 class Progress(Protocol):
     """Told how training goes, to show it."""
 
-    def epoch_started(self, epoch: int, epochs: int, steps: int) -> None: ...
+    def epoch_started(self, epoch: int, epochs: int, steps: int, done: int) -> None:
+        """Epoch `epoch` (from 0) of `epochs` goes on after `done` of its `steps`."""
+
     def step_done(self, loss: float) -> None: ...
     def epoch_ended(self, record: Mapping[str, Any]) -> None: ...
 
@@ -138,7 +140,7 @@ class _Training:
                 self.trainee.enter(phase)
             now = under_way or EpochUnderWay.begin(epoch, self.plan, self.data)
             if progress:
-                progress.epoch_started(epoch, self.plan.epochs, now.steps)
+                progress.epoch_started(epoch, self.plan.epochs, now.steps, now.step)
             run_epoch(self.trainee, now, self.data, self.world, step_done)
             under_way = None
             self._record(now)

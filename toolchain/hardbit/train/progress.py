@@ -37,8 +37,8 @@ class TerminalProgress:
     ) -> None:
         self._bar.stop()
 
-    def epoch_started(self, epoch: int, epochs: int, steps: int) -> None:
-        self._bar.reset(self._task, total=steps, epoch=f"{epoch + 1}/{epochs}", loss=0.0)
+    def epoch_started(self, epoch: int, epochs: int, steps: int, done: int) -> None:
+        self._bar.reset(self._task, total=steps, completed=done, epoch=f"{epoch + 1}/{epochs}", loss=0.0)
 
     def step_done(self, loss: float) -> None:
         self._bar.update(self._task, advance=1, loss=loss)

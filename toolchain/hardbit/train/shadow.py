@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from hardbit.train.distributed import World
 from hardbit.train.shadow_parts import Policy, part_of
 from hardbit_deploy.errors import HardbitError
 
@@ -27,8 +28,9 @@ _SURROGATES = ("straight-through", "smooth")
 class Shadow:
     """A frozen picture of a quantized `module`, taken anew by `refresh`.
 
-    `batch_norm`: "batch" normalises by the batch as training does, "running" by the running statistics as evaluation
-    does. `precision`: "float32" or "bfloat16". `surrogate`: "smooth" clips activations without rounding them.
+    `batch_norm`: "batch" normalises by the batch as training does, over the rows of all processes of `world`;
+    "running" by the running statistics as evaluation does. `precision`: "float32" or "bfloat16". `surrogate`: "smooth"
+    clips activations without rounding them.
     """
 
     def __init__(
@@ -38,12 +40,13 @@ class Shadow:
         batch_norm: str = "batch",
         precision: str = "float32",
         surrogate: str = "straight-through",
+        world: World | None = None,
     ) -> None:
         _check_known("BatchNorm policy", batch_norm, _POLICIES)
         _check_known("precision", precision, tuple(_PRECISIONS))
         _check_known("surrogate", surrogate, _SURROGATES)
         self._module = module
-        self._policy = Policy(_PRECISIONS[precision], batch_norm == "batch", surrogate == "smooth")
+        self._policy = Policy(_PRECISIONS[precision], batch_norm == "batch", surrogate == "smooth", world or World())
         self._parts: dict[str, Any] = {}
         self._values: dict[str, str] = {}
         self._network = self._picture()

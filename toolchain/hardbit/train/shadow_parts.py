@@ -16,19 +16,23 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hardbit.quantize.quantizers import activation_numerics, is_activation_quantizer, is_weight_layer
+from hardbit.train.distributed import World
 from hardbit.train.fused.activations import rounds_and_clips
 from hardbit.train.fused.operators import fake_quantize
+from hardbit.train.global_batch_norm import global_batch_norm
 
 __all__ = ["Copy", "FrozenBatchNorm", "FrozenConv", "FrozenLinear", "FrozenQuantizer", "Part", "Policy", "part_of"]
 
 
 @dataclass(frozen=True)
 class Policy:
-    """How a shadow computes: in `dtype`, BatchNorm by the batch or by running statistics, rounding or `smooth`."""
+    """How a shadow computes: in `dtype`, BatchNorm by the batch (of all processes of `world`) or by running statistics,
+    rounding or `smooth`."""
 
     dtype: torch.dtype
     batch_statistics: bool
     smooth: bool
+    world: World
 
 
 class Part(Protocol):
@@ -91,6 +95,7 @@ class FrozenBatchNorm(nn.Module):
     def __init__(self, source: nn.BatchNorm1d | nn.BatchNorm2d, policy: Policy) -> None:
         super().__init__()
         self._batch_statistics = policy.batch_statistics
+        self._world = policy.world
         self._eps = source.eps
 
     def take(self, source: Any) -> None:
@@ -100,7 +105,7 @@ class FrozenBatchNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         if self._batch_statistics:
-            return F.batch_norm(x, None, None, self.weight, self.bias, True, 0.0, self._eps)
+            return global_batch_norm(x, None, None, self.weight, self.bias, 0.0, self._eps, self._world)
         return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self._eps)
 
 

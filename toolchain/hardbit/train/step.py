@@ -43,7 +43,9 @@ class Update:
         precision = inner_precision(plan, trainee.device)
         self.trainee, self.phase, self.world = trainee, phase, world
         self.shadows = [
-            Shadow(trainee.module, batch_norm=plan.inner_batch_norm, precision=precision, surrogate=surrogate)
+            Shadow(
+                trainee.module, batch_norm=plan.inner_batch_norm, precision=precision, surrogate=surrogate, world=world
+            )
             for surrogate in phase.adversary.surrogates
         ]
         self.outer_precision = plan.outer_precision
