@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Generator, Iterator
-from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 
 from hardbit.data import ImageFacts, image_facts
 from hardbit.recipe.defaults import NETWORK_OPTIONS
-from hardbit.recipe.schema import Phase
+from hardbit.recipe.finding import Finding
 from hardbit.recipe.toml_text import KeyPath
+from hardbit.recipe.training_rules import TRAINING_RULES, numbered_phases
 from hardbit_deploy.errors import HardbitError
 from hardbit_deploy.gate import parse_gate
 
@@ -20,15 +20,6 @@ __all__ = ["TARGETS_OF_PROFILE", "Finding", "impossible_combinations"]
 
 TARGETS_OF_PROFILE = {"onnxruntime": ("onnxruntime",)}
 """Numerics profiles, and the targets whose arithmetic each describes."""
-
-
-@dataclass(frozen=True)
-class Finding:
-    """A key, what is wrong with its value next to the others, and what to write instead."""
-
-    path: KeyPath
-    message: str
-    remedy: str
 
 
 def impossible_combinations(sections: SimpleNamespace, folder: Path) -> Iterator[Finding]:
@@ -60,8 +51,9 @@ def _data(s: SimpleNamespace, folder: Path) -> Iterator[Finding]:
         if not (folder / s.data.evaluation.file).is_file():
             message = f"there is no file {folder / s.data.evaluation.file}"
             yield Finding(path, message, "'python -m hardbit.data.extract' makes one")
-    train = yield from _facts(train_source, "train", ("data", "set"), folder)
-    evaluation = yield from _facts(evaluation_source, split, path, folder)
+    shape = s.network.input_shape if s.network is not None else None
+    train = yield from _facts(train_source, "train", ("data", "set"), folder, shape)
+    evaluation = yield from _facts(evaluation_source, split, path, folder, shape)
     if train is not None:
         yield from _network_fits(s, train, train_source)
         if s.data.validation >= train.count:
@@ -81,14 +73,20 @@ def _data(s: SimpleNamespace, folder: Path) -> Iterator[Finding]:
             )
 
 
-def _facts(source: str, split: str, path: KeyPath, folder: Path) -> Generator[Finding, None, ImageFacts | None]:
-    """What a split is like, None where its file is not there; a Finding, and None, where it cannot be read."""
-    if source.startswith("npz:"):
-        source = f"npz:{folder / source[4:]}"
-        if not Path(source[4:]).is_file():
+def _facts(
+    source: str, split: str, path: KeyPath, folder: Path, shape: tuple[int, int, int] | None
+) -> Generator[Finding, None, ImageFacts | None]:
+    """What a split is like, None where its file is not there; a Finding, and None, where it cannot be read.
+
+    `shape` is the network's, which pictures of a folder are cut to; None where the network itself is a mistake.
+    """
+    kind, separator, place = source.partition(":")
+    if separator:
+        source = f"{kind}:{folder / place}"
+        if not (folder / place).exists() or (kind == "folder" and shape is None):
             return None
     try:
-        return image_facts(source, split)
+        return image_facts(source, split, shape)
     except HardbitError as error:
         yield Finding(path, str(error), "")
         return None
@@ -172,7 +170,7 @@ def _gate_attack(s: SimpleNamespace, folder: Path) -> Iterator[Finding]:
 def _phase_radii(s: SimpleNamespace, folder: Path) -> Iterator[Finding]:
     if s.threat_model is None:
         return
-    for path, phase in _phases(s):
+    for path, phase in numbered_phases(s):
         if phase.eps_255 != s.threat_model.eps_255:  # else the threat model is the place to say it
             yield from _radius((*path, "eps_255"), s.threat_model.norm, phase.eps_255, s)
 
@@ -186,53 +184,6 @@ def _radius(path: KeyPath, norm: str, eps: float, s: SimpleNamespace) -> Iterato
             f"a radius of {eps} grey levels in {norm} is larger than the whole space of images ({largest:.0f})",
             "radii are in grey levels of 255: 8/255 is written 8.0",
         )
-
-
-def _adversaries(s: SimpleNamespace, folder: Path) -> Iterator[Finding]:
-    for path, phase in _phases(s):
-        if phase.adversary == "none":
-            for key in ("steps", "step_size_255", "eps_255", "random_start"):
-                if getattr(phase, key):
-                    yield Finding((*path, key), "without an adversary nothing is perturbed", f"remove {key}")
-            continue
-        if phase.adversary in ("fgsm", "n-fgsm") and phase.steps != 1:
-            yield Finding(
-                (*path, "steps"),
-                f"{phase.adversary} takes one step, not {phase.steps}",
-                "remove steps, or write adversary = 'pgd'",
-            )
-        if phase.adversary == "pgd" and phase.steps < 1:
-            yield Finding((*path, "steps"), "pgd takes at least one step", "write steps = 7, or adversary = 'none'")
-        if phase.adversary == "n-fgsm" and not phase.random_start:
-            yield Finding(
-                (*path, "random_start"),
-                "n-fgsm is its random start",
-                "remove random_start, or write adversary = 'fgsm'",
-            )
-        if phase.adversary == "n-fgsm" and s.threat_model is not None and s.threat_model.norm == "l2":
-            yield Finding(
-                (*path, "adversary"),
-                "n-fgsm is defined for norm 'linf' only, the threat model says 'l2'",
-                "write adversary = 'pgd'",
-            )
-        for key in ("eps_255", "step_size_255"):
-            if getattr(phase, key) == 0:
-                yield Finding((*path, key), "this adversary cannot move", "write a radius, or adversary = 'none'")
-
-
-def _frozen_stays_frozen(s: SimpleNamespace, folder: Path) -> Iterator[Finding]:
-    if s.training is not None and not s.training.phases:
-        yield Finding(("training", "phases"), "there is no phase to train in", "write at least one [[training.phases]]")
-    frozen_before: int | None = None
-    for path, phase in _phases(s):
-        if phase.frozen:
-            frozen_before = int(path[-1]) if frozen_before is None else frozen_before
-        elif frozen_before is not None:
-            yield Finding(
-                (*path, "frozen"),
-                f"phase {frozen_before + 1} is frozen, so BatchNorm is folded and this phase cannot train it",
-                "write frozen = true here, or move this phase before it",
-            )
 
 
 def _suite(s: SimpleNamespace, folder: Path) -> Iterator[Finding]:
@@ -273,19 +224,13 @@ def _gate(s: SimpleNamespace, folder: Path) -> Iterator[Finding]:
             yield Finding(("gate", "latency", key), f"{limit} is below {lower_key} = {lower}", f"raise {key}")
 
 
-def _phases(s: SimpleNamespace) -> Iterator[tuple[KeyPath, Phase]]:
-    for number, phase in enumerate(s.training.phases if s.training is not None else ()):
-        yield ("training", "phases", number), phase
-
-
 _RULES: tuple[Callable[[SimpleNamespace, Path], Iterator[Finding]], ...] = (
     _network_options,
     _data,
     _profile,
-    _adversaries,
     _gate_attack,
     _phase_radii,
-    _frozen_stays_frozen,
+    *TRAINING_RULES,
     _threat_model,
     _suite,
     _gate,

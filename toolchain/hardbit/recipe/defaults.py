@@ -27,7 +27,8 @@ RADII_255: dict[str, dict[str, float]] = {
     "gtsrb": {"linf": 8.0, "l2": 127.5},
 }
 
-_PGD_STEPS = 7  # Madry et al. (2018)
+_STEPS = {"pgd": 7, "trades": 10, "square": 50}  # Madry et al. (2018); Zhang et al. (2019); queries
+_TRADES_BETA = 6.0  # Zhang et al. (2019), the stronger of their two
 _PGD_REACH = 2.5  # total length of the steps in units of eps, same source; one step never leaps across the ball
 _FGSM_RANDOM_START_STEP = 1.25  # step in units of eps, Wong, Rice, Kolter (2020)
 
@@ -66,7 +67,7 @@ def _threat_model(threat_model: dict[str, Any], data_set: object) -> None:
     radii = RADII_255.get(data_set, {}) if isinstance(data_set, str) else {}
     if isinstance(norm, str) and norm in radii:
         threat_model.setdefault("eps_255", radii[norm])
-    elif not (isinstance(data_set, str) and data_set.startswith("npz:")):
+    elif not (isinstance(data_set, str) and data_set.startswith(("npz:", "folder:"))):
         threat_model.setdefault("eps_255", 1.0)  # the set or the norm is the mistake to report
 
 
@@ -83,17 +84,21 @@ def _suite(suite: dict[str, Any]) -> None:
 
 def _phase(phase: dict[str, Any], threat_eps: object) -> None:
     adversary = phase.setdefault("adversary", "pgd")
+    if phase.setdefault("loss", "trades" if adversary == "trades" else "cross_entropy") == "trades":
+        phase.setdefault("beta", _TRADES_BETA)
     if adversary == "none":
         for key, value in {"steps": 0, "step_size_255": 0.0, "eps_255": 0.0, "random_start": False}.items():
             phase.setdefault(key, value)
         return
     phase.setdefault("eps_255", threat_eps if _is_number(threat_eps) else 1.0)
-    phase.setdefault("steps", _PGD_STEPS if adversary == "pgd" else 1)
+    phase.setdefault("steps", _STEPS.get(adversary, 1) if isinstance(adversary, str) else 1)
     phase.setdefault("random_start", True)
     eps, steps = phase["eps_255"], phase["steps"]
     if not _is_number(eps) or not _is_number(steps) or steps < 1:
         phase.setdefault("step_size_255", 1.0)  # eps or steps is the mistake to report
-    elif adversary == "pgd":
+    elif adversary == "square":
+        phase.setdefault("step_size_255", 0.0)
+    elif adversary in ("pgd", "trades"):
         phase.setdefault("step_size_255", min(_PGD_REACH * eps / steps, float(eps)))
     elif adversary == "fgsm" and phase["random_start"] is True:
         phase.setdefault("step_size_255", _FGSM_RANDOM_START_STEP * eps)

@@ -4,13 +4,12 @@ those are filled in by `hardbit.recipe.defaults` before validation, so that ever
 
 from __future__ import annotations
 
-import hashlib
-import json
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
 
+from hardbit.recipe.digest import sha256_of, training_digest
 from hardbit.recipe.toml_text import to_toml
 
 __all__ = [
@@ -74,7 +73,7 @@ class Evaluation(_Section):
 class Data(_Section):
     """[data]: the image set, what is held out of its train split, and the evaluation images."""
 
-    set: Annotated[str, Field(pattern=r"^(mnist|fashion-mnist|cifar10|gtsrb|npz:.+)$")]
+    set: Annotated[str, Field(pattern=r"^(mnist|fashion-mnist|cifar10|gtsrb|(npz|folder):.+)$")]
     validation: Annotated[int, Field(ge=0)] = 0
     """Images carved from the train split by the training seed: never trained on, measured when training ends."""
     evaluation: Evaluation = Evaluation()
@@ -94,13 +93,22 @@ class Phase(_Section):
     """[[training.phases]]: some epochs against one adversary."""
 
     epochs: Count
-    adversary: Literal["none", "fgsm", "n-fgsm", "pgd"]
+    adversary: Literal["none", "fgsm", "n-fgsm", "pgd", "trades", "square"]
     steps: Annotated[int, Field(ge=0)]
     step_size_255: Annotated[float, Field(ge=0)]
     """Length of a step in grey levels."""
     eps_255: Annotated[float, Field(ge=0)]
     """Radius in grey levels."""
     random_start: bool
+    on_grid: bool = False
+    """Adversarial images are rounded to bytes inside the ball."""
+    surrogate: Literal["straight-through", "smooth", "both"] = "straight-through"
+    """What the adversary's gradients flow through where activations are rounded; both take turns."""
+    eps_warmup: Annotated[int, Field(ge=0)] = 0
+    """Epochs over which the radius grows to its full size."""
+    loss: Literal["cross_entropy", "trades", "distillation"]
+    beta: Positive | None = None
+    """Weight of the divergence in loss trades."""
     learning_rate: Positive = 0.002
     """The peak of the schedule."""
     schedule: Literal["one-cycle", "cosine", "constant"] = "one-cycle"
@@ -108,6 +116,12 @@ class Phase(_Section):
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     frozen: bool = False
     """BatchNorm is folded and scales stand still: the arithmetic of the engine. Later phases must be frozen too."""
+    ema: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Decay of the average of the weights that the phase ends with; 0 for none."""
+    weights: Bits | None = None
+    """Bits of weights in this phase, the network's own without it."""
+    activations: Bits | None = None
+    """The same of activations."""
 
 
 class Training(_Section):
@@ -119,6 +133,21 @@ class Training(_Section):
     """Threads of PyTorch; the weights are the same bit for bit only for the same number."""
     batch_size: Count = 128
     augmentation: Annotated[tuple[Augmentation, ...], Field(strict=False)] = ()
+    initial_weights: FileName | None = None
+    """Weights of the same architecture at any widths to begin with, relative to the recipe."""
+    teacher: FileName | None = None
+    """The folder of a trained model for loss distillation, relative to the recipe."""
+    inner_precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Of the adversary's passes; auto is bfloat16 where the machine computes it fast."""
+    outer_precision: Literal["float32", "bfloat16"] = "float32"
+    """Of the passes that the weights learn from."""
+    inner_batch_norm: Literal["batch", "running", "folded"] = "batch"
+    """What BatchNorm normalises by for the adversary."""
+    select: Literal["last", "best"] = "last"
+    """Which epoch of the last phase ends training: best is the most robust on held-out images."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    checkpoint_minutes: Annotated[float, Field(ge=0)] = 10.0
+    """Longest time between checkpoints within an epoch; 0 for none within."""
 
 
 class ThreatModel(_Section):
@@ -233,8 +262,18 @@ class Recipe(_Section):
         return self._folder / self.weights
 
     @property
+    def initial_weights_path(self) -> Path | None:
+        """The file of `training.initial_weights`."""
+        return self._folder / self.training.initial_weights if self.training.initial_weights else None
+
+    @property
+    def teacher_folder(self) -> Path | None:
+        """The folder of `training.teacher`."""
+        return self._folder / self.training.teacher if self.training.teacher else None
+
+    @property
     def data_set(self) -> str:
-        """`data.set` for `hardbit.data.load_images`, with the path of an npz file made absolute."""
+        """`data.set` for `hardbit.data.load_images`, with the path in it, if it has one, made absolute."""
         kind, separator, file = self.data.set.partition(":")
         return f"{kind}:{(self._folder / file).resolve()}" if separator else kind
 
@@ -253,14 +292,14 @@ class Recipe(_Section):
         return f"# hardbit recipe '{self.name}', every default resolved\n{to_toml(self.document())}"
 
     def training_digest(self) -> str:
-        """SHA-256 of what decides the weights: network, training data, quantization, training and threat model."""
-        return self.digest("network", "data.set", "data.validation", "quantization", "training", "threat_model")
+        """SHA-256 of what decides the weights, see `hardbit.recipe.digest`."""
+        return training_digest(self)
 
     def digest(self, *parts: str) -> str:
         """SHA-256 of the named parts of the resolved recipe (`section` or `section.key`); of all of it for none."""
         document = self.document()
         chosen = {part: _at(document, part) for part in parts} if parts else document
-        return hashlib.sha256(json.dumps(chosen, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+        return sha256_of(chosen)
 
 
 def _at(document: dict[str, Any], part: str) -> Any:

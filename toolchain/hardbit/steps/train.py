@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hardbit.recipe import Recipe
+from hardbit.recipe import Recipe, load_recipe
 from hardbit.steps.step import RunOptions, Step, Work
 from hardbit_deploy.errors import HardbitError
 from hardbit_deploy.storage import sha256_file, write_atomically
@@ -22,7 +22,7 @@ from hardbit_deploy.storage import sha256_file, write_atomically
 if TYPE_CHECKING:
     from torch import fx
 
-    from hardbit.train import TrainingPlan
+    from hardbit.train import Teacher, TrainingPlan
 
 __all__ = ["STEP", "Trained", "load_trained_twin", "training_plan"]
 
@@ -48,7 +48,7 @@ class Trained:
 
 def training_plan(recipe: Recipe) -> TrainingPlan:
     """The recipe's [training] in the words of `hardbit.train`."""
-    from hardbit.train import Adversary, Phase, TrainingPlan
+    from hardbit.train import Adversary, Phase, TrainingPlan, read_initial_weights
 
     phases = tuple(
         Phase(
@@ -60,17 +60,49 @@ def training_plan(recipe: Recipe) -> TrainingPlan:
                 step_size_255=phase.step_size_255,
                 norm=recipe.threat_model.norm,
                 random_start=phase.random_start,
+                on_grid=phase.on_grid,
+                surrogate=phase.surrogate,
             ),
             learning_rate=phase.learning_rate,
             schedule=phase.schedule,
             optimizer=phase.optimiser,
             weight_decay=phase.weight_decay,
             frozen=phase.frozen,
+            ema=phase.ema,
+            eps_warmup=phase.eps_warmup,
+            loss=phase.loss,
+            beta=phase.beta or 0.0,
+            weights=phase.weights,
+            activations=phase.activations,
         )
         for phase in recipe.training.phases
     )
     t = recipe.training
-    return TrainingPlan(phases, seed=t.seed, threads=t.threads, batch_size=t.batch_size, augmentation=t.augmentation)
+    return TrainingPlan(
+        phases,
+        seed=t.seed,
+        threads=t.threads,
+        batch_size=t.batch_size,
+        augmentation=t.augmentation,
+        inner_precision=t.inner_precision,
+        outer_precision=t.outer_precision,
+        inner_batch_norm=t.inner_batch_norm,
+        device=t.device,
+        select=t.select,
+        eps_255=recipe.threat_model.eps_255,
+        norm=recipe.threat_model.norm,
+        initial=read_initial_weights(recipe.initial_weights_path) if recipe.initial_weights_path else None,
+        teacher=_teacher(recipe.teacher_folder) if recipe.teacher_folder else None,
+        checkpoint_minutes=t.checkpoint_minutes,
+    )
+
+
+def _teacher(folder: Path) -> Teacher:
+    """The trained network of another recipe."""
+    from hardbit.train import Teacher
+
+    recipe = load_recipe(folder)
+    return Teacher(load_trained_twin(recipe, recipe.weights_path), sha256_file(recipe.weights_path))
 
 
 def load_trained_twin(recipe: Recipe, weights: Path) -> fx.GraphModule:
@@ -110,7 +142,7 @@ def _train(work: Work, trained: Trained) -> tuple[dict[str, Any], str]:
     from hardbit.train import train
 
     recipe = work.recipe
-    images = load_images(recipe.data_set, "train")
+    images = load_images(recipe.data_set, "train", shape=recipe.network.input_shape)
     work.progress.remark(f"{len(images):,} images: {images.source}")
     data = {"data": images.source, "data_sha256": images.sha256()}
     held_out = None
@@ -127,6 +159,7 @@ def _train(work: Work, trained: Trained) -> tuple[dict[str, Any], str]:
             images.labels,
             work.scratch,
             digest=recipe.training_digest(),
+            held_out=(held_out.images, held_out.labels) if held_out is not None else None,
             metadata={"recipe": recipe.document(), **data, "images": len(images)},
             progress=progress,
         )
@@ -194,16 +227,12 @@ def _bits(recipe: Recipe) -> Any:
 
 
 def _decides(recipe: Recipe, options: RunOptions) -> Mapping[str, Any]:
+    from hardbit.data import data_fingerprint
+
     source, _ = _source(recipe, options)
     if source is not None:
         return {"weights": sha256_file(source), "training": recipe.training_digest()}
-    return {"training": recipe.training_digest(), "data": _data_digest(recipe)}
-
-
-def _data_digest(recipe: Recipe) -> str:
-    """Of a file of one's own; Fashion-MNIST is verified whenever it is read."""
-    kind, separator, file = recipe.data_set.partition(":")
-    return sha256_file(file) if separator and Path(file).is_file() else kind
+    return {"training": recipe.training_digest(), "data": data_fingerprint(recipe.data_set, "train")}
 
 
 STEP = Step(
