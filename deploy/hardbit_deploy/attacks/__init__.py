@@ -1,9 +1,10 @@
-"""White-box attacks on the 8-bit grid: logits from the engine, direction from the attack graph, bytes in and out."""
+"""Attacks on the 8-bit grid: bytes in and out, logits from the engine, directions from an attack graph or none."""
 
 from hardbit_deploy.attacks.fgsm import fgsm
 from hardbit_deploy.attacks.outcome import AttackOutcome, keeps_label, margins
 from hardbit_deploy.attacks.pgd import pgd, step_size_255
 from hardbit_deploy.attacks.random_start import random_start
+from hardbit_deploy.attacks.square import square
 from hardbit_deploy.attacks.threat_model import NORMS, Norm, ThreatModel
 
 __all__ = [
@@ -16,5 +17,6 @@ __all__ = [
     "margins",
     "pgd",
     "random_start",
+    "square",
     "step_size_255",
 ]

@@ -120,26 +120,28 @@ class L2Iterates(Iterates):
         self.bytes, self._image, self._delta = self.bytes[chosen], self._image[chosen], self._delta[chosen]
 
 
-def rounded_inside_l2(delta: NDArray[np.float32], eps_255: float) -> NDArray[np.float32]:
-    """Whole grey levels near `delta` (n, values), whose norms after rounding are at most `eps_255`, exactly.
+def rounded_inside_l2(delta: NDArray[np.float32], radius_255: float | NDArray[np.float64]) -> NDArray[np.float32]:
+    """Whole grey levels near `delta` (n, values), whose norms after rounding are at most `radius_255`, exactly.
 
-    `delta` must be inside the ball (times `L2_SLACK`). Rounding can lengthen a row; such rows are scaled down until
-    their rounding fits, and truncated if eight rounds do not do it, which can only shorten.
+    The radius is one for all or one for each row, (n,). `delta` must be inside the ball (times `L2_SLACK`). Rounding
+    can lengthen a row; such rows are scaled down until their rounding fits, and truncated if eight rounds do not do
+    it, which can only shorten.
     """
     rounded = np.rint(delta)
     squares = squared_norms(rounded)
-    rows = np.flatnonzero(squares > eps_255**2)
-    scale, squares = np.ones(len(rows)), squares[rows]
+    radii = np.broadcast_to(np.asarray(radius_255, np.float64), squares.shape)
+    rows = np.flatnonzero(squares > radii**2)
+    scale, squares, radii = np.ones(len(rows)), squares[rows], radii[rows]
     for _ in range(_SHRINK_ROUNDS):
         if not rows.size:
             return rounded
-        scale *= eps_255 / np.sqrt(squares)
+        scale *= radii / np.sqrt(squares)
         shorter = delta[rows]
         shorter *= scale[:, None].astype(np.float32)
         rounded[rows] = np.rint(shorter, out=shorter)
         squares = squared_norms(shorter)
-        over = squares > eps_255**2
-        rows, scale, squares = rows[over], scale[over], squares[over]
+        over = squares > radii**2
+        rows, scale, squares, radii = rows[over], scale[over], squares[over], radii[over]
     rounded[rows] = np.trunc(delta[rows])
     return rounded
 

@@ -16,13 +16,15 @@ class AttackOutcome:
 
     `adversarial` uint8 (n, channels, height, width) is the first iterate that fooled the engine, else the one with the
     lowest margin; `survived` bool (n,) is True where the engine kept the label on every iterate; `logits` float32
-    (n, classes) and `margin` float32 (n,) are the engine's on `adversarial`.
+    (n, classes) and `margin` float32 (n,) are the engine's on `adversarial`; `queries` int64 (n,) is how often the
+    engine was asked about the image, where an attack counts that.
     """
 
     adversarial: NDArray[np.uint8]
     survived: NDArray[np.bool_]
     logits: NDArray[np.float32]
     margin: NDArray[np.float32]
+    queries: NDArray[np.int64] | None = None
 
 
 def keeps_label(
