@@ -12,6 +12,7 @@ import pytest
 from hardbit.data import extract, fashion_mnist, load_images
 from hardbit.data.load import PUBLISHED
 from hardbit_deploy.errors import HardbitError
+from published_examples import leave_no_source
 
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")
 TEST_FILES = ("t10k-images-idx3-ubyte.gz", "t10k-labels-idx1-ubyte.gz")
@@ -22,15 +23,7 @@ installed = pytest.mark.skipif(
 
 @pytest.fixture(autouse=True)
 def no_source(monkeypatch, tmp_path):
-    """No environment variable, no Debian package, an empty cache, no network: a test adds back what it is about."""
-    monkeypatch.delenv("HARDBIT_DATA", raising=False)
-    put_package_into(tmp_path / "not-installed", monkeypatch)
-    monkeypatch.setattr("pooch.os_cache", lambda project: tmp_path / "cache" / project)
-
-    def unreachable(*args, **kwargs):
-        raise OSError("HTTPConnectionPool: Max retries exceeded") from ConnectionError("Name or service not known")
-
-    monkeypatch.setattr("pooch.HTTPDownloader.__call__", unreachable)
+    leave_no_source(monkeypatch, tmp_path)
 
 
 def put_package_into(folder, monkeypatch):

@@ -1,8 +1,10 @@
 """Splits of an image set, and the sets by name."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from hardbit.data import ImageSet, carve_validation, load_images
@@ -42,6 +44,31 @@ def test_the_seed_decides_the_split():
 def test_a_split_that_leaves_nothing_is_refused(count):
     with pytest.raises(HardbitError, match="cannot be carved from 10 images; ask for 1 to 9"):
         carve_validation(numbered(10), count, 0)
+
+
+@given(st.lists(st.integers(0, 12), min_size=2, max_size=120), st.data())
+def test_groups_are_never_parted_and_as_few_are_taken_as_hold_enough(groups, data):
+    images = replace(numbered(len(groups)), groups=np.array(groups, np.int64))
+    count, seed = data.draw(st.integers(1, len(groups) - 1)), data.draw(st.integers(0, 2**32))
+    largest = max(groups.count(group) for group in groups)
+    assume(len(groups) - count >= largest)  # else the last group drawn may be the last there is
+    rest, validation = carve_validation(images, count, seed)
+    assert count <= len(validation) < count + largest
+    assert not set(rest.groups) & set(validation.groups)
+    assert sorted([*rest.labels, *validation.labels]) == list(range(len(groups)))
+    assert np.array_equal(images.groups[validation.labels], validation.groups)
+    assert np.array_equal(carve_validation(images, count, seed)[1].labels, validation.labels)
+
+
+def test_a_split_of_one_group_is_refused():
+    images = replace(numbered(10), groups=np.zeros(10, np.int64))
+    with pytest.raises(HardbitError, match="a validation split of 3 whole groups leaves nothing of 10 images"):
+        carve_validation(images, 3, 0)
+
+
+def test_groups_that_do_not_fit_are_refused():
+    with pytest.raises(HardbitError, match=r"10 images have groups int64 \(9,\)"):
+        replace(numbered(10), groups=np.zeros(9, np.int64))
 
 
 def test_more_images_than_there_are():

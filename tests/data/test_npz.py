@@ -50,6 +50,19 @@ def test_several_splits_in_one_file(tmp_path):
     assert load_images(name, "test", 2).labels.tolist() == [0, 2]
 
 
+def test_tracks_are_groups(tmp_path):
+    images = RNG.integers(0, 256, (5, 4, 4), np.uint8)
+    tracks = np.array([7, 7, 3, 3, 3], np.int32)
+    name = save(tmp_path / "set.npz", x_train=images, y_train=LABELS, track_train=tracks)
+    assert load_images(name, "train").groups.tolist() == tracks.tolist()
+    name = save(tmp_path / "set.npz", x_train=images, y_train=LABELS, track_train=tracks / 2)
+    with pytest.raises(HardbitError, match=r"'track_train' is float64 \(5,\), tracks are integers of shape \(n,\)"):
+        load_images(name, "train")
+    name = save(tmp_path / "set.npz", x_train=images, y_train=LABELS, track_train=tracks[:4])
+    with pytest.raises(HardbitError, match=r"5 images have groups int64 \(4,\)"):
+        load_images(name, "train")
+
+
 def test_training_on_the_evaluation_images_is_refused(tmp_path):
     name = save(tmp_path / "set.npz", images=RNG.integers(0, 256, (5, 4, 4), np.uint8), labels=LABELS)
     with pytest.raises(HardbitError, match="holds the 'test' split, 'train' is asked for; add arrays 'x_train'"):

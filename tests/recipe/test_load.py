@@ -127,8 +127,8 @@ MISTAKES = {
     ),
     "unknown data": (
         SMALL.replace("fashion-mnist", "cifar"),
-        "recipe:5: data.set: 'cifar' is not allowed here; write 'mnist', 'fashion-mnist', 'cifar10', 'gtsrb' or "
-        "'npz:FILE'",
+        "recipe:5: data.set: 'cifar' is not allowed here; write 'mnist', 'fashion-mnist', 'cifar10', 'gtsrb', "
+        "'npz:FILE' or 'folder:DIR'",
     ),
     "missing section": (
         SMALL.replace('[network]\narchitecture = "lenet"', ""),

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import tarfile
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -23,29 +24,29 @@ ARCHIVE = PublishedFile(
     "sha256:c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd",
 )
 _BATCHES = {"train": tuple(f"data_batch_{number}.bin" for number in range(1, 6)), "test": ("test_batch.bin",)}
-_RECORDS = 10_000
 _RECORD_BYTES = 1 + 3 * 32 * 32
 
 
-def read_archive(content: bytes, split: str, where: str, records: int = _RECORDS) -> Arrays:
-    """The images of `split` in the bytes of the archive, whose files have `records` images each."""
+def read_archive(content: bytes, split: str, where: str) -> Arrays:
+    """The images of `split` in the bytes of the archive."""
     batches = []
     try:
         with tarfile.open(fileobj=io.BytesIO(content), mode="r:gz") as archive:
             for name in _BATCHES[split]:
                 stream = archive.extractfile(f"cifar-10-batches-bin/{name}")
-                batches.append(stream.read(records * _RECORD_BYTES + 1) if stream is not None else b"")
-    except (OSError, EOFError, KeyError, tarfile.TarError) as error:
+                batches.append(stream.read() if stream is not None else b"")
+    except (OSError, EOFError, KeyError, tarfile.TarError, zlib.error) as error:
         raise HardbitError(f"this archive cannot be read: {error}", where=where, remedy="replace it") from error
     for name, batch in zip(_BATCHES[split], batches, strict=True):
-        if len(batch) != records * _RECORD_BYTES:
-            raise HardbitError(f"{name} in it does not hold {records:,} images", where=where, remedy="replace it")
+        if not batch or len(batch) % _RECORD_BYTES:
+            raise HardbitError(f"{name} in it does not hold whole images", where=where, remedy="replace it")
     table = np.frombuffer(b"".join(batches), np.uint8).reshape(-1, _RECORD_BYTES)
     return np.ascontiguousarray(table[:, 1:]).reshape(-1, 3, 32, 32), table[:, 0].astype(np.int64), None
 
 
-def _read(folder: Path, split: str) -> Arrays:
-    return read_archive(verified_bytes(folder, ARCHIVE), split, str(folder / ARCHIVE.name))
+def _read(folder: Path, split: str, files: tuple[PublishedFile, ...]) -> Arrays:
+    (archive,) = files
+    return read_archive(verified_bytes(folder, archive), split, str(folder / archive.name))
 
 
 CIFAR10 = PublishedSet(

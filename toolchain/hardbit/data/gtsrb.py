@@ -108,15 +108,9 @@ def _classes_by_file(members: zipfile.ZipFile, where: str) -> Mapping[str, int]:
         ) from error
 
 
-def _read(folder: Path, split: str) -> Arrays:
-    def content(file: PublishedFile) -> tuple[bytes, str]:
-        return verified_bytes(folder, file), str(folder / file.name)
-
-    return (
-        read_training(*content(TRAINING_IMAGES))
-        if split == "train"
-        else read_test(*content(TEST_IMAGES), *content(TEST_LABELS))
-    )
+def _read(folder: Path, split: str, files: tuple[PublishedFile, ...]) -> Arrays:
+    archives = [(verified_bytes(folder, file), str(folder / file.name)) for file in files]
+    return read_training(*archives[0]) if split == "train" else read_test(*archives[0], *archives[1])
 
 
 GTSRB = PublishedSet(

@@ -85,8 +85,8 @@ class ImageSet:
         """Of the content: shape, bytes of the images, labels. Where the images lie and how they are stored is not in
         it."""
         digest = hashlib.sha256(repr(self.images.shape).encode())
-        digest.update(np.ascontiguousarray(self.images))
-        digest.update(self.labels.astype("<i8"))
+        digest.update(np.ascontiguousarray(self.images).data)
+        digest.update(self.labels.astype("<i8").tobytes())
         return digest.hexdigest()
 
 

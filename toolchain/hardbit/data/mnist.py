@@ -6,13 +6,13 @@ on; the first address is the mirror of the Common Visual Data Foundation, since 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
 from hardbit.data.idx import read_idx
-from hardbit.data.published import Arrays, PublishedFile, PublishedSet
+from hardbit.data.published import Arrays, PublishedFile, PublishedSet, Reader
 
 __all__ = ["GZIP_SHA256", "IDX_SHA256", "MNIST", "idx_files", "idx_reader"]
 
@@ -31,11 +31,12 @@ def idx_files(address: str, sha256: Mapping[str, str]) -> dict[str, tuple[Publis
     }
 
 
-def idx_reader(title: str, idx_sha256: Mapping[str, str]) -> Callable[[Path, str], Arrays]:
+def idx_reader(title: str, idx_sha256: Mapping[str, str]) -> Reader:
     """What reads a split of a set in this form; `idx_sha256` are the digests of the unpacked files."""
 
-    def read(folder: Path, split: str) -> Arrays:
-        images, labels = (read_idx(folder / n, idx_sha256[n], _LARGEST_IDX_BYTES, title) for n in _FILES[split])
+    def read(folder: Path, split: str, files: tuple[PublishedFile, ...]) -> Arrays:
+        names = [file.name for file in files]
+        images, labels = (read_idx(folder / n, idx_sha256[n], _LARGEST_IDX_BYTES, title) for n in names)
         return images[:, np.newaxis], labels.astype(np.int64), None
 
     return read

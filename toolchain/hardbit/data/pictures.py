@@ -6,7 +6,7 @@ resolved, transparency dropped); colours are not managed, and more than 8 bits a
 
 from __future__ import annotations
 
-from typing import IO, Any
+from typing import IO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,19 +34,29 @@ def read_picture(file: IO[bytes], where: str, channels: int) -> Image.Image:
         raise HardbitError(f"this picture cannot be read: {message}", where, "replace or remove it") from error
 
 
-def resized(picture: Image.Image, height: int, width: int) -> NDArray[Any]:
+def resized(picture: Image.Image, height: int, width: int) -> NDArray[np.uint8]:
     """The whole picture at this size, uint8 (height, width[, channels]): bilinear at pixel centres, no low-pass filter.
 
-    What OpenCV's resize does by default, to a grey level of rounding.
+    What OpenCV's resize does by default. Pillow's own resize always averages where it shrinks, and its affine transform
+    rounds down, which darkens by half a grey level.
     """
-    scale = picture.width / width, picture.height / height
-    affine = (scale[0], 0.0, 0.0, 0.0, scale[1], 0.0)
-    return np.asarray(
-        picture.transform((width, height), Image.Transform.AFFINE, affine, Image.Resampling.BILINEAR), np.uint8
-    )
+    pixels = np.asarray(picture, np.float64)
+    above, below, down = _neighbours(picture.height, height)
+    left, right, across = _neighbours(picture.width, width)
+    down = down.reshape(-1, *(1,) * (pixels.ndim - 1))
+    across = across.reshape(-1, *(1,) * (pixels.ndim - 2))
+    rows = pixels[above] * (1 - down) + pixels[below] * down
+    return np.rint(rows[:, left] * (1 - across) + rows[:, right] * across).astype(np.uint8)
 
 
-def covering(picture: Image.Image, height: int, width: int) -> NDArray[Any]:
+def _neighbours(old: int, new: int) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
+    """For each of `new` pixels along an axis, the two of `old` that it lies between, and how far from the first."""
+    position = np.clip((np.arange(new) + 0.5) * old / new - 0.5, 0, old - 1)
+    first = np.floor(position).astype(np.int64)
+    return first, np.minimum(first + 1, old - 1), position - first
+
+
+def covering(picture: Image.Image, height: int, width: int) -> NDArray[np.uint8]:
     """The largest centred part of these proportions at this size, uint8 (height, width[, channels]): the picture is
     scaled until it just covers the frame, with Pillow's bilinear filter, which averages where it shrinks."""
     return np.asarray(ImageOps.fit(picture, (width, height), Image.Resampling.BILINEAR), np.uint8)

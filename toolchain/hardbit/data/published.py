@@ -21,7 +21,7 @@ from hardbit.data.image_set import ImageFacts, ImageSet
 from hardbit.data.npz import read_facts, read_npz
 from hardbit_deploy.errors import HardbitError
 
-__all__ = ["Arrays", "PublishedFile", "PublishedSet", "verified_bytes"]
+__all__ = ["Arrays", "PublishedFile", "PublishedSet", "Reader", "verified_bytes"]
 
 Arrays = tuple[NDArray[np.uint8], NDArray[np.int64], NDArray[np.int64] | None]
 """Images (n, channels, height, width), labels (n,), groups (n,) or None."""
@@ -39,12 +39,16 @@ class PublishedFile:
         return self.url.rpartition("/")[2]
 
 
+Reader = Callable[[Path, str, tuple[PublishedFile, ...]], Arrays]
+"""A folder, a split, and the split's files, which lie in that folder -> verified images, labels and groups."""
+
+
 @dataclass(frozen=True)
 class PublishedSet:
-    """One set: `files` by split, and `read`, which makes a split's arrays from a folder that holds its files.
+    """One set: `files` by split, and `read`, which makes a split's arrays of them.
 
-    `read` verifies what it reads. `npz` names the file that may stand for the published ones, `package` the system's
-    package that has them, in `system_folder`.
+    `npz` names the file that may stand for the published ones, `package` the system's package that has them, in
+    `system_folder`.
     """
 
     name: str
@@ -53,7 +57,7 @@ class PublishedSet:
     class_names: tuple[str, ...]
     counts: dict[str, int]
     files: dict[str, tuple[PublishedFile, ...]]
-    read: Callable[[Path, str], Arrays]
+    read: Reader
     npz: str
     package: str = ""
     system_folder: Path | None = None
@@ -66,18 +70,29 @@ class PublishedSet:
         place = self.find() or self.cached(split) or self._download(split)
         if place.is_file():
             return self._load_npz(place, split)
-        images, labels, groups = self.read(place, split)
+        images, labels, groups = self.read(place, split, self.files[split])
+        if len(images) != self.counts[split]:
+            raise HardbitError(
+                f"it holds {len(images):,} images, {self.title}'s {split} split has {self.counts[split]:,}",
+                where=str(place),
+                remedy="replace the files by the originals",
+            )
         return ImageSet(images, labels, self.class_names, f"{self.title} {split} ({place})", groups)
 
     def facts(self, split: str) -> ImageFacts:
         """Shape, count and classes of a split as `load` would give it; of the published one where nothing is found."""
+        file = self.file(split)
+        if file is not None:
+            return self._npz_facts(file, split)
+        return ImageFacts(self.shape, self.counts[split], len(self.class_names))
+
+    def file(self, split: str) -> Path | None:
+        """The .npz that `load` would take for a split, if it is that."""
         try:
             place = self.find() or self.cached(split)
         except HardbitError:  # `load` will say it, if ever these images are needed
-            place = None
-        if place is not None and place.is_file():
-            return self._npz_facts(place, split)
-        return ImageFacts(self.shape, self.counts[split], len(self.class_names))
+            return None
+        return place if place is not None and place.is_file() else None
 
     def find(self) -> Path | None:
         """The folder that holds all published files, or the .npz, on this machine; None if neither is there.
@@ -122,7 +137,7 @@ class PublishedSet:
     def _load_npz(self, file: Path, split: str) -> ImageSet:
         self._npz_facts(file, split)
         held = []
-        for each, kind in (("train", "official training images"), ("test", "test images")):
+        for each, kind in (("train", "official training images"), ("test", "official test images")):
             try:
                 count = read_facts(file, each).count
             except HardbitError:

@@ -135,7 +135,7 @@ def _problem(detail: dict[str, Any]) -> Problem:
 _FORMS: dict[str | int, str] = {
     "name": "write lower-case letters, digits, '.', '_' and '-', at most 64",
     "weights": "write the name of a .safetensors file",
-    "set": "write 'mnist', 'fashion-mnist', 'cifar10', 'gtsrb' or 'npz:FILE'",
+    "set": "write 'mnist', 'fashion-mnist', 'cifar10', 'gtsrb', 'npz:FILE' or 'folder:DIR'",
 }
 _EXAMPLES: dict[KeyPath, str] = {
     ("name",): 'name = "my-network"',

@@ -16,7 +16,7 @@ from hardbit.recipe import Recipe
 from hardbit.steps.step import RunOptions, Step, Work
 from hardbit.steps.train import Trained, load_trained_twin
 from hardbit.steps.twin import canonical_logits, require_agreement, twin_logits
-from hardbit_deploy.storage import sha256_file, write_atomically
+from hardbit_deploy.storage import write_atomically
 
 __all__ = ["STEP", "Exported"]
 
@@ -58,7 +58,8 @@ def _run(work: Work) -> str:
     model = export_canonical(twin, recipe.network.input_shape, profile=recipe.quantization.profile)
     write_atomically(exported.canonical, model.SerializeToString())
 
-    evaluation = load_images(recipe.evaluation_set, recipe.data.evaluation.split, recipe.data.evaluation.count)
+    wanted = recipe.data.evaluation
+    evaluation = load_images(recipe.evaluation_set, wanted.split, wanted.count, recipe.network.input_shape)
     threat = recipe.threat_model
     adversarial = pgd_on_bytes(
         twin,
@@ -91,10 +92,11 @@ def _run(work: Work) -> str:
 
 
 def _decides(recipe: Recipe, options: RunOptions) -> Mapping[str, Any]:
-    kind, separator, file = recipe.evaluation_set.partition(":")
+    from hardbit.data import data_fingerprint
+
     return {
         "recipe": recipe.digest("network", "quantization", "threat_model", "data.evaluation", "data.set", "suite.seed"),
-        "images": sha256_file(file) if separator and Path(file).is_file() else kind,
+        "images": data_fingerprint(recipe.evaluation_set, recipe.data.evaluation.split),
     }
 
 
