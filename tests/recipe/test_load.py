@@ -421,6 +421,15 @@ def test_the_training_digest_changes_with_what_decides_the_weights_alone(change,
     assert (before != after) is retrains
 
 
+def test_notes_are_kept_and_change_nothing():
+    noted = parse_recipe('notes = "One seed.\\nA \\"quote\\"."\n' + SMALL)
+    assert noted.notes == 'One seed.\nA "quote".'
+    assert parse_recipe(noted.resolved_toml()) == noted
+    plain = parse_recipe(SMALL)
+    assert (noted.training_digest(), noted.digest()) == (plain.training_digest(), plain.digest())
+    assert noted.document() == plain.document()
+
+
 def test_how_the_file_is_called_and_what_is_evaluated_do_not_retrain():
     changed = SMALL.replace('"small"', '"large"').replace('mnist"', 'mnist"\nevaluation.count = 10')
     assert parse_recipe(changed).training_digest() == parse_recipe(SMALL).training_digest()

@@ -241,6 +241,8 @@ class Recipe(_Section):
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
     weights: Annotated[str, Field(pattern=r"\.safetensors$")] = "weights.safetensors"
     """The file of trained weights, relative to the recipe."""
+    notes: str = ""
+    """What a reader of the model's card should know; decides nothing, and is in no digest."""
     network: Network
     data: Data
     quantization: Quantization = Quantization()
@@ -284,12 +286,13 @@ class Recipe(_Section):
         return f"npz:{(self._folder / file).resolve()}" if file else self.data_set
 
     def document(self) -> dict[str, Any]:
-        """The resolved recipe as plain data: JSON types only, nothing absent that has a value."""
-        return self.model_dump(mode="json", exclude_none=True)
+        """The resolved recipe as plain data, without its notes: JSON types only, nothing absent that has a value."""
+        return self.model_dump(mode="json", exclude_none=True, exclude={"notes"})
 
     def resolved_toml(self) -> str:
         """The recipe with every default written out; it loads to an equal recipe from the same folder."""
-        return f"# hardbit recipe '{self.name}', every default resolved\n{to_toml(self.document())}"
+        document = {"notes": self.notes} | self.document() if self.notes else self.document()
+        return f"# hardbit recipe '{self.name}', every default resolved\n{to_toml(document)}"
 
     def training_digest(self) -> str:
         """SHA-256 of what decides the weights, see `hardbit.recipe.digest`."""
