@@ -146,7 +146,7 @@ class _Runner:
         scratch.mkdir(parents=True, exist_ok=True)
         inputs = {name: self.folder / name for name in step.needs}
         with replace_directory(self.folder / step.name) as folder:
-            work = Work(self.recipe, self.options, folder, inputs, scratch, self.progress)
+            work = Work(self.recipe, self.options, folder, inputs, scratch, self.folder, self.progress)
             note = step.run(work)
             files = _files(folder)
         record = {"key": key, "note": note, "seconds": round(time.perf_counter() - started, 2), "files": files}

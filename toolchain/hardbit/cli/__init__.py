@@ -16,6 +16,7 @@ import traceback
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
+from hardbit.processes import place
 from hardbit_deploy.errors import HardbitError
 
 __all__ = ["EXIT_DEFECT", "EXIT_INTERRUPTED", "EXIT_USAGE", "VERBS", "main"]
@@ -64,13 +65,15 @@ def _run_verb(verb: str, arguments: list[str]) -> int:
     module.add_arguments(parser)
     parsed = parser.parse_args(arguments)
     try:
+        _refuse_processes(verb)
         code: int = module.run(parsed)
         sys.stdout.flush()
         return code
     except HardbitError as error:
         return _say(error, wants_json=getattr(parsed, "json", None) is True)
     except KeyboardInterrupt:
-        sys.stderr.write(f"\n{_INTERRUPTED}\n")
+        if _may_speak():
+            sys.stderr.write(f"\n{_INTERRUPTED}\n")
         return EXIT_INTERRUPTED
     except BrokenPipeError:  # `hardbit report | head`: nobody reads on
         sys.stderr.close()
@@ -79,12 +82,34 @@ def _run_verb(verb: str, arguments: list[str]) -> int:
         if isinstance(error, OSError) and error.errno in _REFUSALS:
             refusal = HardbitError(str(error.strerror), where=str(error.filename or ""), remedy=_ELSEWHERE)
             return _say(refusal, wants_json=getattr(parsed, "json", None) is True)
-        traceback.print_exc()
-        sys.stderr.write("this is a defect of hardbit, not of your input\n")
+        if _may_speak():
+            traceback.print_exc()
+            sys.stderr.write("this is a defect of hardbit, not of your input\n")
         return EXIT_DEFECT
 
 
+def _refuse_processes(verb: str) -> None:
+    """Several processes share training; of anything else each would do the whole, and write it to the same place."""
+    if verb != "train" and place().size > 1:
+        raise HardbitError(
+            f"'hardbit {verb}' runs in one process",
+            where="torchrun",
+            remedy="let torchrun start 'hardbit train', and then go on without torchrun",
+        )
+
+
+def _may_speak() -> bool:
+    """Whether this process is the one that says what went wrong: of several, the first that fails."""
+    if place().size == 1:
+        return True
+    from hardbit.train.distributed import is_first_to_fail
+
+    return is_first_to_fail()
+
+
 def _say(error: HardbitError, *, wants_json: bool) -> int:
+    if not _may_speak():
+        return error.exit_code
     if wants_json:
         document = {"error": {"message": error.message, "where": error.where, "remedy": error.remedy}}
         sys.stdout.write(json.dumps(document) + "\n")

@@ -46,7 +46,8 @@ class RunOptions:
 
     `retrain` ignores shipped weights; `weights` names a file to take instead of them; `may_train` False refuses to
     train where no weights are at hand. For the check: the first `images` only (all for None), and how latency is
-    measured: `full` is latency-v1.
+    measured: `full` is latency-v1. For training: curves for TensorBoard in the run's folder, and the URI of an MLflow
+    server that gets them too.
     """
 
     retrain: bool = False
@@ -54,18 +55,22 @@ class RunOptions:
     may_train: bool = True
     images: int | None = None
     latency: Literal["full", "short", "off"] = "full"
+    tensorboard: bool = True
+    mlflow: str | None = None
 
 
 @dataclass(frozen=True)
 class Work:
     """What a step is given: the recipe, an empty `folder` for its result, the finished folders of the steps that it
-    needs, and a `scratch` folder that survives a kill and is the same when the same work is begun again."""
+    needs, a `scratch` folder that survives a kill and is the same when the same work is begun again, and the folder of
+    the whole run, for what can be watched while the step goes on."""
 
     recipe: Recipe
     options: RunOptions
     folder: Path
     inputs: Mapping[str, Path]
     scratch: Path
+    run_dir: Path
     progress: Progress
 
 

@@ -7,14 +7,17 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from hardbit.recipe import Recipe, load_recipe
+from hardbit.steps import processes
 from hardbit.steps.step import RunOptions, Step, Work
 from hardbit_deploy.errors import HardbitError
 from hardbit_deploy.storage import sha256_file, write_atomically
@@ -22,9 +25,10 @@ from hardbit_deploy.storage import sha256_file, write_atomically
 if TYPE_CHECKING:
     from torch import fx
 
-    from hardbit.train import Teacher, TrainingPlan
+    from hardbit.train import Teacher, TrainingPlan, TrainingResult
+    from hardbit.train.distributed import World
 
-__all__ = ["STEP", "Trained", "load_trained_twin", "training_plan"]
+__all__ = ["STEP", "Trained", "TrainingData", "load_trained_twin", "train_network", "training_plan"]
 
 _VALIDATION_STEPS = 10
 
@@ -138,45 +142,112 @@ def _run(work: Work) -> str:
 
 
 def _train(work: Work, trained: Trained) -> tuple[dict[str, Any], str]:
-    from hardbit.data import carve_validation, load_images
-    from hardbit.train import train
-
     recipe = work.recipe
-    images = load_images(recipe.data_set, "train", shape=recipe.network.input_shape)
-    work.progress.remark(f"{len(images):,} images: {images.source}")
-    data = {"data": images.source, "data_sha256": images.sha256()}
-    held_out = None
-    if recipe.data.validation:
-        images, held_out = carve_validation(images, recipe.data.validation, recipe.training.seed)
-    with work.progress.training() as progress:
-        result = train(
-            recipe.network.architecture,
-            recipe.network.options(),
-            recipe.quantization.profile,
-            _bits(recipe),
-            training_plan(recipe),
-            images.images,
-            images.labels,
-            work.scratch,
-            digest=recipe.training_digest(),
-            held_out=(held_out.images, held_out.labels) if held_out is not None else None,
-            metadata={"recipe": recipe.document(), **data, "images": len(images)},
-            progress=progress,
-        )
+    data = TrainingData.load(recipe)
+    work.progress.remark(data.remark)
+    world = processes.begin(recipe, data.sha256, work.scratch)
+    with work.progress.training() as shown, _tracked(work, shown) as progress:
+        result = train_network(recipe, data, work.scratch, world, progress)
+    world.close()
     shutil.copyfile(result.weights, trained.weights)
     log: dict[str, Any] = {
         "source": "trained",
         "training_digest": recipe.training_digest(),
-        **data,
-        "images": len(images),
+        **data.provenance,
         "history": result.history,
+        "epoch": result.epoch,
     }
-    note = f"weights: trained for {len(result.history)} epochs on {len(images):,} images"
-    if held_out is not None:
-        log["validation"] = _validate(recipe, result.twin, held_out.images, held_out.labels)
+    note = f"weights: trained for {len(result.history)} epochs on {len(data.images):,} images"
+    if result.epoch < len(result.history):
+        note += f", epoch {result.epoch} chosen"
+    _warn_of_overfitting(work, result.history)
+    if data.held_out is not None:
+        log["validation"] = _validate(recipe, result.twin, *data.held_out)
         clean, attacked = (100 * log["validation"][kind] for kind in ("clean", "pgd"))
         note += f"; held-out images: {clean:.1f} % clean, {attacked:.1f} % under PGD-{_VALIDATION_STEPS}"
     return log, note
+
+
+def _warn_of_overfitting(work: Work, history: Sequence[Mapping[str, Any]]) -> None:
+    epochs = [str(record["epoch"]) for record in history if record.get("overfitting")]
+    if epochs:
+        work.progress.remark(
+            f"training: catastrophic overfitting in epoch {', '.join(epochs)}: accuracy under PGD fell, accuracy under "
+            "the training adversary did not"
+        )
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """The images of a recipe to train on, uint8 (n, channels, height, width) and int64 (n,), those held out of them,
+    where they come from, and the SHA-256 of all."""
+
+    images: NDArray[np.uint8]
+    labels: NDArray[np.int64]
+    held_out: tuple[NDArray[np.uint8], NDArray[np.int64]] | None
+    source: str
+    sha256: str
+
+    @classmethod
+    def load(cls, recipe: Recipe) -> TrainingData:
+        """Read them, download them first where that is needed."""
+        from hardbit.data import carve_validation, load_images
+
+        images = load_images(recipe.data_set, "train", shape=recipe.network.input_shape)
+        source, digest, held_out = images.source, images.sha256(), None
+        if recipe.data.validation:
+            images, rest = carve_validation(images, recipe.data.validation, recipe.training.seed)
+            held_out = rest.images, rest.labels
+        return cls(images.images, images.labels, held_out, source, digest)
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """What weights and log say of the images."""
+        return {"data": self.source, "data_sha256": self.sha256, "images": len(self.images)}
+
+    @property
+    def remark(self) -> str:
+        count = len(self.images) + (len(self.held_out[0]) if self.held_out else 0)
+        return f"{count:,} images: {self.source}"
+
+
+def train_network(
+    recipe: Recipe, data: TrainingData, run_dir: Path, world: World, progress: Any = None
+) -> TrainingResult:
+    """Train the network of `recipe` in `run_dir`, together with the other processes of `world`."""
+    from hardbit.train import train
+
+    return train(
+        recipe.network.architecture,
+        recipe.network.options(),
+        recipe.quantization.profile,
+        _bits(recipe),
+        training_plan(recipe),
+        data.images,
+        data.labels,
+        run_dir,
+        digest=recipe.training_digest(),
+        held_out=data.held_out,
+        metadata={"recipe": recipe.document(), **data.provenance},
+        progress=progress,
+        world=world,
+    )
+
+
+def _tracked(work: Work, progress: Any) -> AbstractContextManager[Any]:
+    """The progress that is shown, and the curves that are asked for."""
+    from hardbit.train.tracking import Tracking, tracked
+
+    digest = work.recipe.training_digest()
+    curves = work.run_dir / "tensorboard" / digest[:8] if work.options.tensorboard else None
+    return tracked(
+        progress,
+        Tracking(curves, work.options.mlflow),
+        name=work.recipe.name,
+        parameters={"training_digest": digest, **work.recipe.document()},
+        scratch=work.scratch,
+        remark=work.progress.remark,
+    )
 
 
 def _validate(recipe: Recipe, twin: Any, images: np.ndarray, labels: np.ndarray) -> dict[str, float]:

@@ -16,9 +16,10 @@ from torch import Tensor
 from hardbit_deploy.errors import HardbitError
 from hardbit_deploy.storage import write_atomically
 
-__all__ = ["Checkpoint", "load_optimizer", "matching_checkpoint", "optimizer_tensors", "read_checkpoint",
+__all__ = ["CHECKPOINT", "Checkpoint", "load_optimizer", "matching_checkpoint", "optimizer_tensors", "read_checkpoint",
            "write_checkpoint"]  # fmt: skip
 
+CHECKPOINT = "checkpoint.safetensors"
 _GROUPS = ("module", "optimizer", "average", "best", "random")
 
 

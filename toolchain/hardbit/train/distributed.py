@@ -18,7 +18,6 @@ Boundary: starts no process (torchrun does) and writes no file.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -30,6 +29,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from hardbit.processes import place
 from hardbit_deploy.errors import HardbitError
 
 __all__ = ["LostPeerError", "World", "is_first_to_fail"]
@@ -61,18 +61,19 @@ class World:
         `device` "auto" is this process's own GPU where there is CUDA, else the CPU; "cpu" and "cuda" insist. Raises
         HardbitError where a process has no GPU of its own. A second call joins nothing again.
         """
-        size = int(os.environ.get("WORLD_SIZE", 1))
-        own = _own_device(device, int(os.environ.get("LOCAL_RANK", 0)))
-        if size == 1:
+        here = place()
+        own = _own_device(device, here.local_rank)
+        if here.size == 1:
             return cls(device=own)
-        rank = int(os.environ["RANK"])
         if not dist.is_initialized():
             if own.type == "cuda":
                 torch.cuda.set_device(own)
             with _peers_may_be_lost():
                 backend = "cpu:gloo,cuda:nccl" if own.type == "cuda" else "gloo"
-                dist.init_process_group(backend, store=_store(), rank=rank, world_size=size, timeout=_PATIENCE)
-        return cls(rank, size, own)
+                dist.init_process_group(
+                    backend, store=_store(), rank=here.rank, world_size=here.size, timeout=_PATIENCE
+                )
+        return cls(here.rank, here.size, own)
 
     @property
     def is_leader(self) -> bool:
@@ -160,21 +161,29 @@ class World:
         """The JSON `document` that the leader gives, on every process; a follower waits for it."""
         if self.size == 1:
             return document
-        text = torch.frombuffer(bytearray(json.dumps(document).encode()), dtype=torch.uint8)
+        return json.loads(self.bytes_from_leader(json.dumps(document).encode()))
+
+    def bytes_from_leader(self, content: bytes = b"") -> bytes:
+        """The `content` that the leader gives, on every process; a follower waits for it."""
+        if self.size == 1:
+            return content
         with _peers_may_be_lost():
-            dist.broadcast(length := torch.tensor(len(text)), src=0)
-            text = text if self.is_leader else torch.empty(int(length), dtype=torch.uint8)
-            dist.broadcast(text, src=0)
-        return json.loads(bytes(text.tolist()))
+            dist.broadcast(length := torch.tensor(len(content)), src=0)
+            if not length:
+                return b""
+            received = torch.empty(int(length), dtype=torch.uint8)
+            if self.is_leader:
+                received = torch.frombuffer(bytearray(content), dtype=torch.uint8)
+            dist.broadcast(received, src=0)
+        return received.numpy().tobytes()
 
     def barrier(self) -> None:
         """Wait until every process is here."""
         self.total(0.0)
 
     def close(self) -> None:
-        """Leave; to be called where all went well, for a process that failed has to say so before it is missed."""
+        """Leave; for a training that went well: a process that failed has to say so before it is missed."""
         if self.size > 1 and dist.is_initialized():
-            self.barrier()
             dist.destroy_process_group()
 
 
@@ -183,7 +192,7 @@ def is_first_to_fail() -> bool:
 
     What fails in one process ends all, and what is wrong with a recipe fails in each: one message says it.
     """
-    if int(os.environ.get("WORLD_SIZE", 1)) == 1:
+    if place().size == 1:
         return True
     try:
         return bool(_store().add("hardbit/failures", 1) == 1)

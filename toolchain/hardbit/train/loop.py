@@ -19,7 +19,7 @@ from torch import Tensor, fx
 
 from hardbit.quantize import Bits, freeze, load_state
 from hardbit.train.adversary import centred
-from hardbit.train.checkpoint import Checkpoint, matching_checkpoint, optimizer_tensors, write_checkpoint
+from hardbit.train.checkpoint import CHECKPOINT, Checkpoint, matching_checkpoint, optimizer_tensors, write_checkpoint
 from hardbit.train.distributed import World
 from hardbit.train.epoch import EpochUnderWay, run_epoch
 from hardbit.train.monitor import Probe, is_overfitting
@@ -116,7 +116,7 @@ class _Training:
     def run(self, run_dir: Path, digest: str, progress: Progress | None) -> None:
         """Every epoch that is left, a checkpoint after each and, where the plan says so, within."""
         run_dir.mkdir(parents=True, exist_ok=True)
-        path = run_dir / "checkpoint.safetensors"
+        path = run_dir / CHECKPOINT
         saved = matching_checkpoint(path, digest)
         under_way = self._restore(saved)
         saved_at = time.monotonic()
@@ -135,9 +135,9 @@ class _Training:
                 save(now.epoch, now)
 
         for epoch in range(saved.epoch if saved else 0, self.plan.epochs):
-            phase, within = self.plan.phase_of(epoch)
+            number, within = self.plan.phase_of(epoch)
             if within == 0 and under_way is None:
-                self.trainee.enter(phase)
+                self.trainee.enter(self.plan.phases[number])
             now = under_way or EpochUnderWay.begin(epoch, self.plan, self.data)
             if progress:
                 progress.epoch_started(epoch, self.plan.epochs, now.steps, now.step)
@@ -164,8 +164,8 @@ class _Training:
 
     def _record(self, now: EpochUnderWay) -> None:
         """Add the epoch's record to the history, and keep its network if it is the best of the last phase."""
-        phase, within = self.plan.phase_of(now.epoch)
-        record = now.record(phase)
+        number, within = self.plan.phase_of(now.epoch)
+        record = now.record(self.plan.phases[number])
         record["bits"] = {"weights": self.trainee.bits.weights, "activations": self.trainee.bits.activations}
         if self.probe is not None:
             network = self.trainee.delivered()
@@ -173,7 +173,7 @@ class _Training:
             of_phase = [*self.history[len(self.history) - within :], record]
             record["overfitting"] = is_overfitting(of_phase)
             is_best = record["pgd"] > max((earlier["pgd"] for earlier in of_phase[:-1]), default=-1.0)
-            if self.plan.select == "best" and phase is self.plan.phases[-1] and is_best:
+            if self.plan.select == "best" and number == len(self.plan.phases) - 1 and is_best:
                 self.best, self.best_epoch = network.state_dict(), now.epoch + 1
         self.history.append(record)
 

@@ -52,10 +52,12 @@ class TerminalProgress:
             f"{100 * record['adversarial_accuracy']:5.1f} %  loss {record['loss']:.3f}{probed}  "
             f"{record['seconds']:.0f} s",
             highlight=False,
+            soft_wrap=True,
         )
         if record.get("overfitting"):
             self._console.print(
                 "           catastrophic overfitting: accuracy under PGD fell while accuracy under the training "
                 "adversary did not; take more steps, n-fgsm, or a smaller learning rate",
                 highlight=False,
+                soft_wrap=True,
             )
