@@ -175,6 +175,7 @@ def test_every_example_of_a_recipe_is_one(tmp_path: Path) -> None:
     labels = np.arange(1000) % 43
     images = np.zeros((1000, 32, 32, 3), np.uint8)
     np.savez(tmp_path / "signs.npz", x_train=images, y_train=labels, x_test=images, y_test=labels)
-    small, signs = re.findall(r"```toml\n(.*?)```", page("recipe.md"), flags=re.S)
+    small, signs, layers = re.findall(r"```toml\n(.*?)```", page("recipe.md"), flags=re.S)
     assert parse_recipe(small, folder=tmp_path).quantization.weights == 8
     assert parse_recipe(signs, folder=tmp_path).network.classes == 43
+    assert parse_recipe(MINIMAL + layers, folder=tmp_path).quantization.layers["stages.0.relu1"] == 4

@@ -1,5 +1,6 @@
 """Recipes: what a user may write, what is filled in, and how each mistake is named."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -115,7 +116,15 @@ MISTAKES = {
     ),
     "bits that no profile has": (
         SMALL + "[quantization]\nweights = 5",
-        "recipe:9: quantization.weights: 5 is not among the choices; choose 8, 7, 4, 3 or 2",
+        "recipe:9: quantization.weights: 5 is not among the choices; choose 32, 8, 7, 4, 3, 2 or 1",
+    ),
+    "bits of one place that no profile has": (
+        SMALL + '[quantization.layers]\n"stages.0.conv1" = 6',
+        "recipe:9: quantization.layers.stages.0.conv1: 6 is not among the choices; choose 32, 8, 7, 4, 3, 2 or 1",
+    ),
+    "width of a place that is no number": (
+        SMALL + "[quantization]\nlayers.conv1 = true",
+        "recipe:9: quantization.layers.conv1: True is not among the choices; choose 32, 8, 7, 4, 3, 2 or 1",
     ),
     "a name with spaces": (
         SMALL.replace('"small"', '"My net"'),
@@ -383,12 +392,13 @@ ADVERSARIES = st.one_of(
 @settings(max_examples=60)
 @given(
     eps=st.integers(1, 255),
-    bits=st.tuples(*[st.sampled_from([8, 7, 4, 3, 2])] * 4),
+    bits=st.tuples(*[st.sampled_from([32, 8, 7, 4, 3, 2, 1])] * 4),
+    layers=st.dictionaries(st.text("ab.0_-\"' \u00e9", min_size=1), st.sampled_from([32, 8, 1]), max_size=3),
     phases=st.lists(st.tuples(st.integers(1, 99), ADVERSARIES, st.booleans()), min_size=1, max_size=4),
     suite=st.sampled_from(['name = "quick"', 'name = "standard"\nsteps = 7', 'name = "custom"\nlosses = ["margin"]']),
     margin=st.floats(0.001, 0.4),
 )
-def test_a_resolved_recipe_loads_to_the_same_recipe(eps, bits, phases, suite, margin):
+def test_a_resolved_recipe_loads_to_the_same_recipe(eps, bits, layers, phases, suite, margin):
     text = SMALL.partition("[[")[0]
     for epochs, adversary, frozen in sorted(phases, key=lambda phase: phase[2]):
         text += f"[[training.phases]]\nepochs = {epochs}\nfrozen = {str(frozen).lower()}\n"
@@ -397,7 +407,9 @@ def test_a_resolved_recipe_loads_to_the_same_recipe(eps, bits, phases, suite, ma
     text += f"[threat_model]\neps_255 = {eps}\n[suite]\n{suite}\n[gate.clean]\nreference = 0.5\nmargin = {margin!r}\n"
     kinds = ("weights", "activations", "first_layer", "last_layer")
     text += "[quantization]\n" + "".join(f"{kind} = {width}\n" for kind, width in zip(kinds, bits, strict=True))
+    text += "[quantization.layers]\n" + "".join(f"{json.dumps(place)} = {width}\n" for place, width in layers.items())
     recipe = parse_recipe(text)
+    assert recipe.quantization.layers == layers
     resolved = parse_recipe(recipe.resolved_toml())
     assert resolved == recipe
     assert resolved.resolved_toml() == recipe.resolved_toml()
@@ -409,6 +421,8 @@ def test_a_resolved_recipe_loads_to_the_same_recipe(eps, bits, phases, suite, ma
     [
         ("\nlearning_rate = 0.01", True),
         ("\n[quantization]\nweights = 4", True),
+        ("\n[quantization.layers]\nconv1 = 4", True),
+        ("\n[quantization]\nlayers = {}", False),
         ("\n[threat_model]\neps_255 = 8.0", True),
         ("\n[threat_model]\neps_255 = 25", False),
         ('\nadversary = "pgd"', False),

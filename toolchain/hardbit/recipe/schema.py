@@ -7,7 +7,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr
+from pydantic_core import PydanticCustomError
 
 from hardbit.recipe.digest import sha256_of, training_digest
 from hardbit.recipe.toml_text import to_toml
@@ -26,7 +27,15 @@ __all__ = [
     "Training",
 ]
 
-Bits = Literal[8, 7, 4, 3, 2]
+
+def _no_truth_value(value: object) -> object:
+    """True equals 1, and would pass for a width."""
+    if isinstance(value, bool):
+        raise PydanticCustomError("literal_error", "a width is a number", {"expected": "32, 8, 7, 4, 3, 2 or 1"})
+    return value
+
+
+Bits = Annotated[Literal[32, 8, 7, 4, 3, 2, 1], BeforeValidator(_no_truth_value)]
 Augmentation = Literal["crop", "flip"]
 Loss = Literal["cross_entropy", "margin"]
 Rate = Annotated[float, Field(ge=0, le=1)]
@@ -80,13 +89,15 @@ class Data(_Section):
 
 
 class Quantization(_Section):
-    """[quantization]: the numerics profile and bits by kind of layer. The image itself always has 8 bits."""
+    """[quantization]: the numerics profile, and bits by kind of layer and by single places; 32 bits are float."""
 
     profile: str = "onnxruntime"
     weights: Bits = 8
     activations: Bits = 8
     first_layer: Bits = 8
     last_layer: Bits = 8
+    layers: dict[str, Bits] = {}
+    """Widths of single places by the path of a module, or by the beginning of one."""
 
 
 class Phase(_Section):

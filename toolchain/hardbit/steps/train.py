@@ -294,7 +294,7 @@ def _bits(recipe: Recipe) -> Any:
     from hardbit.quantize import Bits
 
     q = recipe.quantization
-    return Bits(q.weights, q.activations, q.first_layer, q.last_layer)
+    return Bits(q.weights, q.activations, q.first_layer, q.last_layer, q.layers)
 
 
 def _decides(recipe: Recipe, options: RunOptions) -> Mapping[str, Any]:
