@@ -175,7 +175,7 @@ def test_networks_that_users_bring_run_in_integers_as_their_twins_say(network, s
 
 
 class Rows(nn.Module):
-    """A Linear layer on the rows of an image: PyTorch takes it, a Gemm does not."""
+    """A Linear layer on the rows of an image, and one on all of it."""
 
     def __init__(self):
         super().__init__()
@@ -186,9 +186,36 @@ class Rows(nn.Module):
         return self.fc(torch.flatten(self.rows(x), 1))
 
 
-def test_a_linear_layer_on_other_than_rows_and_images_of_another_shape_are_refused_by_place():
-    rows = freeze(quantize(Rows(), "onnxruntime", Bits(8, 8)))
-    with pytest.raises(HardbitError, match=r"^rows: a Linear layer reads a tensor of 4 axes; flatten it first"):
-        export_canonical(rows, (1, 8, 8))
+def test_a_linear_layer_on_rows_of_an_image_is_a_gemm_of_all_rows():
+    torch.manual_seed(0)
+    module = quantize(Rows(), "onnxruntime", Bits(4, 4))
+    pixels = random_images(50, (1, 8, 8))
+    images = centred(torch.from_numpy(pixels))
+    calibrate(module, [images])
+    twin = freeze(module).eval()
+    model = export_canonical(twin, (1, 8, 8))
+    with torch.no_grad():
+        expected = twin(images).numpy()
+    assert integer_nodes(model) == [{"name": "rows", "op": "Gemm"}, {"name": "fc", "op": "Gemm"}]
+    assert np.array_equal(run_canonical(model, images, False), expected)
+    engine = lower(model, "onnxruntime")
+    assert np.array_equal(run_canonical(engine, torch.from_numpy(pixels), True), expected)
+
+
+class BatchLast(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Linear(64, 2)
+
+    def forward(self, x):
+        return self.fc(torch.flatten(x.permute(0, 3, 1, 2).transpose(-1, -4), 1))
+
+
+def test_images_of_another_shape_and_a_batch_that_moves_are_refused_by_place():
     with pytest.raises(HardbitError, match=r"^fc1: the network does not take images of shape \(1, 20, 20\)"):
         export_canonical(freeze(calibrated("lenet", 4)), (1, 20, 20))
+    odd = freeze(quantize(BatchLast(), "onnxruntime", Bits(8, 8)))
+    with pytest.raises(
+        HardbitError, match=r"^transpose: Transpose gives .*\(8, 8, 1, 5\) for 5 images; leave"
+    ):
+        export_canonical(odd, (1, 8, 8))

@@ -10,28 +10,30 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto
 
-from hardbit.graph.onnx_graph import OnnxGraph, attribute, bits_of
+from hardbit.graph.onnx_graph import OnnxGraph, attribute, bits_of, float_reason
 from hardbit_deploy.errors import HardbitError
 
-__all__ = ["MINIMUM_OPSET", "OPERATORS", "check_canonical"]
+__all__ = ["FLOAT_OPERATORS", "MINIMUM_OPSET", "OPERATORS", "check_canonical"]
 
 MINIMUM_OPSET = 18
-OPERATORS = frozenset(
-    {
-        "Add",
-        "AveragePool",
-        "Clip",
-        "Conv",
-        "DequantizeLinear",
-        "Flatten",
-        "Gemm",
-        "GlobalAveragePool",
-        "Identity",
-        "MaxPool",
-        "QuantizeLinear",
-        "Relu",
-    }
-)
+FLOAT_OPERATORS = frozenset({"Div", "Erf", "LayerNormalization", "MatMul", "Mul", "ReduceMean", "Softmax"})
+"""What is computed in float wherever it stands: each such node declares it, with the reason."""
+OPERATORS = FLOAT_OPERATORS | {
+    "Add",
+    "AveragePool",
+    "Clip",
+    "Conv",
+    "DequantizeLinear",
+    "Flatten",
+    "Gemm",
+    "GlobalAveragePool",
+    "Identity",
+    "MaxPool",
+    "QuantizeLinear",
+    "Relu",
+    "Reshape",
+    "Transpose",
+}
 _TINY = np.finfo(np.float32).tiny
 _ACTIVATION_TYPES = (np.int8, np.uint8)
 
@@ -40,7 +42,8 @@ def check_canonical(model: onnx.ModelProto) -> None:
     """Raise HardbitError for the first thing in `model` that the canonical form does not allow.
 
     Scales are finite, positive, normal float32 constants; zero points are explicit; weights are int8 initializers with
-    zero point 0 per output channel; codes are clipped only as integers. What a target can execute is not asked here.
+    zero point 0 per output channel; codes are clipped only as integers; what has no integer form declares that it is
+    computed in float. What a target can execute is not asked here.
     """
     for where, message, remedy in _problems(model):
         raise HardbitError(message, where=where, remedy=remedy)
@@ -66,6 +69,12 @@ def _problems(model: onnx.ModelProto) -> Iterator[Problem]:
             yield from _clip_problems(graph, node)
         elif node.op_type == "Gemm":
             yield from _gemm_problems(node)
+        elif node.op_type in FLOAT_OPERATORS and float_reason(node) is None:
+            yield (
+                node.name,
+                f"{node.op_type} is computed in float, and nothing says why",
+                "declare it: hardbit.float in the node's metadata",
+            )
 
 
 def _model_problems(model: onnx.ModelProto) -> Iterator[Problem]:
@@ -206,6 +215,8 @@ def _code_range(graph: OnnxGraph, clip: onnx.NodeProto | None, zero_point: NDArr
 
 
 def _clip_problems(graph: OnnxGraph, node: onnx.NodeProto) -> Iterator[Problem]:
+    if float_reason(node) is not None:
+        return
     remedy = "clip the codes, between QuantizeLinear and DequantizeLinear"
     source = graph.producer(node.input[0])
     if graph.is_constant(node.input[0]):

@@ -10,9 +10,10 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
-__all__ = ["OnnxGraph", "attribute", "bits_of", "mark_bits"]
+__all__ = ["OnnxGraph", "attribute", "bits_of", "float_reason", "mark_bits", "mark_float"]
 
 _BITS_KEY = "hardbit.bits"
+_FLOAT_KEY = "hardbit.float"
 
 
 class OnnxGraph:
@@ -214,3 +215,15 @@ def mark_bits(node: onnx.NodeProto, bits: int | None) -> None:
     if bits is not None:
         entry = node.metadata_props.add()
         entry.key, entry.value = _BITS_KEY, str(bits)
+
+
+def float_reason(node: onnx.NodeProto) -> str | None:
+    """Why `node` is declared to be computed in float, if it is."""
+    return next((entry.value for entry in node.metadata_props if entry.key == _FLOAT_KEY), None)
+
+
+def mark_float(node: onnx.NodeProto, reason: str | None) -> None:
+    """Declare that `node` is computed in float, and why; None declares nothing."""
+    if reason is not None:
+        entry = node.metadata_props.add()
+        entry.key, entry.value = _FLOAT_KEY, reason

@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from hardbit.graph.onnx_graph import OnnxGraph
+from hardbit.graph.onnx_graph import OnnxGraph, float_reason
 
 __all__ = [
     "VALUE_MOVING",
@@ -21,13 +21,13 @@ __all__ = [
 ]
 
 LAYER_OPERATORS = ("Conv", "Gemm", "MatMul")
-VALUE_MOVING = ("Flatten", "Identity", "MaxPool")
+VALUE_MOVING = ("Flatten", "Identity", "MaxPool", "Reshape", "Transpose")
 """Operators that pick or rearrange values without computing any: on codes they do what they do on numbers."""
 
 
 @dataclass(frozen=True)
 class QuantizedLayer:
-    """A Conv, Gemm or MatMul both of whose operands are dequantized codes."""
+    """A Conv, Gemm or MatMul both of whose operands are dequantized codes, and which is not declared float."""
 
     node: onnx.NodeProto
     activation: onnx.NodeProto
@@ -35,10 +35,11 @@ class QuantizedLayer:
 
 
 def quantized_layers(graph: OnnxGraph) -> list[QuantizedLayer]:
-    """Every layer whose two operands come from a DequantizeLinear, directly or through value-moving operators."""
+    """Every layer whose two operands come from a DequantizeLinear, directly or through value-moving operators; those
+    that declare themselves float do not count."""
     layers = []
     for node in graph.nodes:
-        if node.op_type in LAYER_OPERATORS and node.domain in ("", "ai.onnx"):
+        if node.op_type in LAYER_OPERATORS and node.domain in ("", "ai.onnx") and float_reason(node) is None:
             activation, weight = (dequantizer_of(graph, tensor) for tensor in node.input[:2])
             if activation is not None and weight is not None:
                 layers.append(QuantizedLayer(node, activation, weight))

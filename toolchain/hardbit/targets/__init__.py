@@ -7,11 +7,11 @@ from collections.abc import Callable
 
 import onnx
 
-from hardbit.graph.onnx_graph import OnnxGraph
-from hardbit.graph.quantized_layers import quantized_layers
+from hardbit.graph.onnx_graph import OnnxGraph, float_reason
+from hardbit.graph.quantized_layers import LAYER_OPERATORS, quantized_layers
 from hardbit_deploy.errors import HardbitError
 
-__all__ = ["integer_nodes", "lower", "names"]
+__all__ = ["float_nodes", "integer_nodes", "lower", "names"]
 
 _MODULES = {"onnxruntime": "hardbit.targets.onnxruntime"}
 
@@ -40,3 +40,21 @@ def integer_nodes(canonical: onnx.ModelProto) -> list[dict[str, str]]:
     are both dequantized codes. An engine that runs one of them otherwise is the wrong engine.
     """
     return [{"name": layer.node.name, "op": layer.node.op_type} for layer in quantized_layers(OnnxGraph(canonical))]
+
+
+def float_nodes(canonical: onnx.ModelProto) -> list[dict[str, str]]:
+    """What the graph computes in float, and why: [{"name", "reason"}] in graph order.
+
+    Every Conv, Gemm and MatMul that `integer_nodes` does not list is among them, and the sums, averages, softmaxes and
+    the like around them. Activation functions count with the layer before them.
+    """
+    graph = OnnxGraph(canonical)
+    integer = {layer.node.name for layer in quantized_layers(graph)}
+    found = []
+    for node in graph.nodes:
+        reason = float_reason(node)
+        if reason is None and node.op_type in LAYER_OPERATORS and node.name not in integer:
+            reason = "its operands are not both codes"
+        if reason is not None:
+            found.append({"name": node.name, "reason": reason})
+    return found

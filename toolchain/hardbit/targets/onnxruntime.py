@@ -14,12 +14,14 @@ import numpy as np
 import onnx
 
 from hardbit.graph.canonical_form import check_canonical
-from hardbit.graph.onnx_graph import OnnxGraph
+from hardbit.graph.onnx_graph import OnnxGraph, float_reason
 from hardbit.graph.passes import (
     BytesIn,
     DequantizeLate,
     IntegerBiases,
+    KeepFloatWeights,
     Pass,
+    QuantizeImage,
     RemoveIdentities,
     RemoveNoopClips,
     StripInitializerInputs,
@@ -34,11 +36,13 @@ __all__ = ["PASSES", "PREPARATION", "check_executable", "lower"]
 
 PREPARATION: tuple[Pass, ...] = (StripInitializerInputs(), RemoveIdentities())
 PASSES: tuple[Pass, ...] = (
+    QuantizeImage(),
     UnsignedActivations(),
     RemoveNoopClips(),
     DequantizeLate(),
     WidenWeightCodes(),
     IntegerBiases(),
+    KeepFloatWeights(),
     BytesIn(),
 )
 
@@ -66,7 +70,8 @@ def lower(canonical: onnx.ModelProto, report: Callable[[str], None] | None = Non
 
 
 def check_executable(graph: OnnxGraph) -> None:
-    """Raise HardbitError for the first layer that ONNX Runtime would execute in float although its operands are codes.
+    """Raise HardbitError for the first layer that ONNX Runtime would execute in float although its operands are codes,
+    and although it does not declare that it is float.
 
     `graph` is canonical and free of Identity nodes.
     """
@@ -80,6 +85,8 @@ Problem = tuple[str, str, str]
 def _problems(graph: OnnxGraph) -> Iterator[Problem]:
     layers = {layer.node.name for layer in quantized_layers(graph)}
     for node in graph.nodes:
+        if float_reason(node) is not None:
+            continue
         if node.name in layers:
             yield from _output_problems(graph, node)
         elif node.op_type in LAYER_OPERATORS:
@@ -150,6 +157,7 @@ def _add_problems(graph: OnnxGraph, node: onnx.NodeProto) -> Iterator[Problem]:
 
 def _input_problems(graph: OnnxGraph) -> Iterator[Problem]:
     readers = graph.consumers("image")
-    if [reader.op_type for reader in readers] != ["QuantizeLinear"]:
+    declared = [float_reason(reader) is not None for reader in readers]
+    if [reader.op_type for reader in readers] != ["QuantizeLinear"] and not (readers and all(declared)):
         names = ", ".join(f"'{reader.name}' ({reader.op_type})" for reader in readers)
         yield "image", f"the input is read by {names or 'nothing'}", "quantize the image once: the engine reads bytes"

@@ -9,6 +9,7 @@ import onnx
 from onnx import TensorProto
 
 from hardbit.graph.gradient.errors import UnsupportedOperator, node_label
+from hardbit.graph.gradient.intervals import EVERYTHING
 from hardbit.graph.gradient.primal import Shape, attributes
 from hardbit.graph.gradient.quantization import clipped_codes, codes_carry_relu
 from hardbit.graph.gradient.tape import Cotangent, Tape
@@ -45,11 +46,15 @@ def relu(tape: Tape, node: onnx.NodeProto, cotangent: Cotangent) -> list[Cotange
 
 
 def clip(tape: Tape, node: onnx.NodeProto, cotangent: Cotangent) -> list[Cotangent | None]:
-    """Passes where low <= x <= high, as torch.clamp does."""
+    """Passes where low <= x <= high, as torch.clamp does; a bound that no value passes needs no mask."""
     if tape.graph.dtypes.get(node.input[0], TensorProto.FLOAT) not in FLOATS:
         return clipped_codes(tape, node, cotangent)
-    for position, comparison in ((1, "GreaterOrEqual"), (2, "LessOrEqual")):
-        if position < len(node.input) and node.input[position]:
+    reach = tape.intervals.get(node.input[0], EVERYTHING)
+    for position, comparison, sign in ((1, "GreaterOrEqual", -1), (2, "LessOrEqual", 1)):
+        if position >= len(node.input) or not node.input[position]:
+            continue
+        bound = tape.graph.constant(node, position)
+        if bound is None or sign * reach[position - 1] > sign * float(bound):
             cotangent = cotangent.masked(tape.emit(comparison, [node.input[0], node.input[position]]))
     return [cotangent]
 

@@ -6,6 +6,7 @@ Everything here keeps the values of every tensor that stays:
   a constant only.
 - Signed activation codes become unsigned with the zero point raised by 128: the form of ONNX Runtime's kernels.
 - DequantizeLinear moves behind operators that only choose or move values, so that these work on bytes.
+- Layers with float weights that read codes are kept from being quantized by the runtime (`KeepFloatWeights`).
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from onnx import TensorProto, helper, numpy_helper
 from hardbit.graph.gradient.errors import UnsupportedOperator, node_label
 from hardbit.graph.gradient.primal import PrimalGraph, index_graph
 from hardbit.graph.gradient.quantization import code_range
+from hardbit.graph.passes import KeepFloatWeights
 from hardbit_deploy.errors import HardbitError
 
 __all__ = ["MOVES_VALUES", "BytesInput", "forward_from_bytes"]
@@ -44,7 +46,7 @@ def forward_from_bytes(canonical: onnx.ModelProto) -> tuple[onnx.ModelProto, str
     raise_signed_codes(model)
     pixels = enter_bytes(model)
     delay_dequantize(model, keep=pixels)
-    return model, pixels
+    return KeepFloatWeights().apply(model), pixels
 
 
 def raise_signed_codes(model: onnx.ModelProto) -> None:

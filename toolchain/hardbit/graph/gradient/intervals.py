@@ -14,7 +14,7 @@ from onnx import TensorProto
 
 from hardbit.graph.gradient.primal import PrimalGraph, attributes
 
-__all__ = ["Interval", "integer_bounds", "value_intervals"]
+__all__ = ["EVERYTHING", "Interval", "integer_bounds", "value_intervals"]
 
 Interval = tuple[float, float]
 INTEGER_BOUNDS: dict[int, Interval] = {

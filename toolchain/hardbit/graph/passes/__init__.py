@@ -6,6 +6,8 @@ from hardbit.graph.passes.base import Pass, PassContractError, ValuePreserving, 
 from hardbit.graph.passes.bytes_in import BytesIn
 from hardbit.graph.passes.dequantize_late import DequantizeLate
 from hardbit.graph.passes.integer_biases import IntegerBiases
+from hardbit.graph.passes.keep_float_weights import KeepFloatWeights
+from hardbit.graph.passes.quantize_image import QuantizeImage
 from hardbit.graph.passes.remove_identities import RemoveIdentities
 from hardbit.graph.passes.remove_noop_clips import RemoveNoopClips
 from hardbit.graph.passes.strip_initializer_inputs import StripInitializerInputs
@@ -16,8 +18,10 @@ __all__ = [
     "BytesIn",
     "DequantizeLate",
     "IntegerBiases",
+    "KeepFloatWeights",
     "Pass",
     "PassContractError",
+    "QuantizeImage",
     "RemoveIdentities",
     "RemoveNoopClips",
     "StripInitializerInputs",

@@ -1,4 +1,4 @@
-"""Move Flatten and MaxPool from dequantized numbers onto the codes: DequantizeLinear comes after them."""
+"""Move what only picks or rearranges values from dequantized numbers onto the codes: DequantizeLinear comes after."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from hardbit.graph.passes.base import Pass
 
 __all__ = ["DequantizeLate"]
 
-MOVABLE = ("Flatten", "MaxPool")
+MOVABLE = ("Flatten", "MaxPool", "Reshape", "Transpose")
 
 
 class DequantizeLate(Pass):
     """x -> DequantizeLinear -> Flatten becomes x -> Flatten -> DequantizeLinear, so that the next Gemm finds its codes.
 
-    Flatten only rearranges; the maximum commutes with DequantizeLinear because a scale is positive and the map from
-    code to number therefore monotone.
+    Flatten, Reshape and Transpose only rearrange; the maximum commutes with DequantizeLinear because a scale is
+    positive and the map from code to number therefore monotone.
     """
 
     name = "dequantize_late"

@@ -1,0 +1,56 @@
+"""A layer with float weights between codes runs with those weights, and not with others that the runtime makes."""
+
+import numpy as np
+import pytest
+
+from gradient_reference import run as run_graph
+from hardbit.graph.export import export_canonical
+from hardbit.graph.gradient import build_attack_graph
+from hardbit.graph.passes import KeepFloatWeights, run_passes
+from hardbit.quantize import Bits, freeze
+from hardbit.targets import lower
+from hardbit.targets.onnxruntime import PASSES, PREPARATION
+from lowering_examples import executed, run
+from quantized_examples import calibrated, random_images
+
+SHAPES = {"lenet": (1, 28, 28), "resnet8": (3, 32, 32)}
+
+
+@pytest.fixture(scope="module", params=list(SHAPES))
+def activation_only(request):
+    shape = SHAPES[request.param]
+    return export_canonical(freeze(calibrated(request.param, Bits(32, 4))), shape), random_images(32, shape)
+
+
+def test_without_the_pass_the_runtime_runs_another_network(activation_only):
+    canonical, images = activation_only
+    others = [step for step in (*PREPARATION, *PASSES) if step.name != "keep_float_weights"]
+    assert np.abs(run(run_passes(canonical, others), images, optimised=True) - run(canonical, images)).max() > 1e-3
+
+
+def test_with_it_the_engine_has_the_logits_of_the_canonical_graph(activation_only):
+    canonical, images = activation_only
+    engine = lower(canonical, "onnxruntime")
+    np.testing.assert_allclose(run(engine, images, optimised=True), run(canonical, images), rtol=0, atol=1e-6)
+    assert "QLinearConv" in executed(engine).values()  # the first layer has 8 bits
+
+
+def test_the_attack_graph_is_kept_from_it_too(activation_only):
+    canonical, images = activation_only
+    classes = 10
+    feeds = {
+        "image": images,
+        "onehot": np.eye(classes, dtype=np.float32)[np.arange(len(images)) % classes],
+        "engine_logits": np.zeros((len(images), classes), np.float32),
+        "own_logits": np.array(True),
+        "loss_weights": np.array([1, 0], np.float32),
+    }
+    logits = run_graph(build_attack_graph(canonical), feeds)["logits"]
+    np.testing.assert_allclose(logits, run(canonical, images), rtol=0, atol=1e-6)
+
+
+def test_a_graph_without_float_weights_is_left_as_it_is(activation_only):
+    canonical, _ = activation_only
+    once = KeepFloatWeights().apply(canonical)
+    assert KeepFloatWeights().apply(once) == once
+    assert len(once.graph.node) > len(canonical.graph.node)
