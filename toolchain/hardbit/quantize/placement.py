@@ -162,6 +162,8 @@ class _Placement:
         float, those who compute in float go on reading the floats.
         """
         origin, moved = self._origin(source)
+        if self.operators[origin] == "input":
+            return  # the image has its own quantizer, or a first layer in float
         if origin not in self.quantized:
             only_for_last = user is self.last and self.operators.get(source) in _AVERAGES | MOVING_OPERATORS
             width = self._activation_width(origin, only_for_last=only_for_last)
