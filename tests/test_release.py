@@ -1,4 +1,4 @@
-"""Publishing writes three files beside the recipe, and only after a PASS over all images."""
+"""Publishing writes four files beside the recipe, and only after a verdict over all images that breaks no promise."""
 
 import functools
 import json
@@ -8,8 +8,13 @@ from pathlib import Path
 import pytest
 
 from hardbit import cli, release
+from hardbit.data import load_images
+from hardbit.pipeline import RunResult
 from hardbit.recipe import load_recipe
+from hardbit.report.card import model_card
+from hardbit.zoo.card import Card, card_text, read_card
 from hardbit_deploy.errors import HardbitError
+from hardbit_deploy.storage import sha256_file
 from recipe_examples import RECIPE, write_bars
 
 GATE = """
@@ -44,6 +49,33 @@ def test_weights_card_and_manifest_lie_beside_the_recipe(finished):
     assert document["bundle"]["manifest_sha256"] in card
 
 
+def test_the_card_for_machines_says_what_the_card_for_people_says(finished):
+    folder, _ = finished
+    card = read_card(folder / "card.json")
+    assert (folder / "card.md").read_text() == model_card(card)
+    document = json.loads((folder / "run/check/result.json").read_text())
+    assert [attack.survivors for attack in card.attacks] == [attack["survivors"] for attack in document["attacks"]]
+    log = json.loads((folder / "run/train/training.json").read_text())
+    assert card.data.sha256 == log["data_sha256"] == load_images(f"npz:{folder / 'bars.npz'}", "train").sha256()
+    assert card.data.provenance == "bars.npz train"
+    assert card.data.images == 256 - 32
+    assert card.training.seconds == pytest.approx(sum(record["seconds"] for record in log["history"]))
+    assert [phase.adversary for phase in card.training.phases] == ["fgsm", "pgd-2"]
+    assert card.engine.integer_layers == 4
+    assert card.engine.bytes == (folder / "run/bundle/engine.onnx").stat().st_size
+    assert card.provenance.weights_sha256 == sha256_file(folder / "weights.safetensors")
+    assert card.latency is None
+
+
+def test_the_zoo_lists_it(finished, capsys):
+    folder, _ = finished
+    assert cli.main(["zoo", "--models", str(folder.parent), "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert card_text(read_card(folder / "card.json")) in [
+        card_text(Card.model_validate(card)) for card in document["models"]
+    ]
+
+
 def test_the_next_run_takes_the_published_weights(finished, capsys):
     folder, _ = finished
     arguments = ["run", str(folder / "recipe.toml"), "--run-dir", str(folder / "again"), "--until", "train"]
@@ -55,6 +87,10 @@ def test_the_next_run_takes_the_published_weights(finished, capsys):
     ("change", "message"),
     [
         (lambda d: d["verdict"].update(name="FAIL"), "the verdict is FAIL, and only a PASS is published"),
+        (
+            lambda d: d["verdict"].update(name="INCONCLUSIVE"),
+            "the verdict is INCONCLUSIVE, and only a PASS is published without a word",
+        ),
         (lambda d: d["suite"].update(images=10), "10 images were checked, the recipe names 64"),
     ],
 )
@@ -67,11 +103,36 @@ def test_anything_less_writes_nothing(finished, tmp_path, change, message):
     document = json.loads(path.read_text())
     change(document)
     path.write_text(json.dumps(document))
-    from hardbit.pipeline import RunResult
-
     with pytest.raises(HardbitError, match=message):
         release.publish(load_recipe(tmp_path / "recipe.toml"), RunResult(tmp_path / "run", ()), "hardbit run")
     assert {file.name for file in Path(tmp_path).iterdir()} == {"run", "recipe.toml", "bars.npz"}
+
+
+def test_an_undecided_verdict_ships_with_notes_that_say_why_and_a_broken_promise_never(finished, tmp_path):
+    folder, _ = finished
+    shutil.copytree(folder / "run", tmp_path / "run")
+    shutil.copyfile(folder / "bars.npz", tmp_path / "bars.npz")
+    (tmp_path / "recipe.toml").write_text('notes = "Square finds more."\n' + (folder / "recipe.toml").read_text())
+    path = tmp_path / "run/check/result.json"
+    document = json.loads(path.read_text())
+    alarm = {"name": "white_box", "status": "alarm", "value": 0.1, "threshold": 0.01, "reason": "50 of 64 images"}
+    for name in ("FAIL", "INCONCLUSIVE"):
+        document["verdict"]["name"] = name
+        path.write_text(json.dumps({**document, "alarms": [*document["alarms"], alarm]}))
+        recipe, result = load_recipe(tmp_path), RunResult(tmp_path / "run", ())
+        if name == "FAIL":
+            with pytest.raises(HardbitError, match="the verdict is FAIL, and only a PASS is published"):
+                release.publish(recipe, result, "hardbit run")
+        else:
+            release.publish(recipe, result, "hardbit run")
+    text = (tmp_path / "card.md").read_text()
+    for said in (
+        "Verdict: **INCONCLUSIVE**",
+        "- Square finds more.",
+        "ALARM: white box (50 of 64 images)",
+        "Alarms went",
+    ):
+        assert said in text
 
 
 def test_publishing_a_run_without_a_check_is_refused(finished, capsys):

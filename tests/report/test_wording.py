@@ -42,7 +42,9 @@ def test_times_have_three_significant_digits(ms: float, written: str) -> None:
         ("fgsm", "FGSM"),
         ("pgd-20 cross_entropy", "PGD-20 cross-entropy"),
         ("worst_case", "worst case of all attacks"),
-        ("square", "square"),
+        ("pgd-20 margin smooth", "PGD-20 margin, smooth surrogate"),
+        ("square-1500", "Square-1500"),
+        ("transfer fashion-cnn-float", "transfer from fashion-cnn-float"),
     ],
 )
 def test_attacks_are_called_what_people_call_them(name: str, label: str) -> None:

@@ -1,10 +1,11 @@
-"""Publishing a run into the zoo: weights, card and the bundle's manifest go beside the recipe.
+"""Publishing a run into the zoo: weights, cards and the bundle's manifest go beside the recipe.
 
-Boundary: copies what a run made and measured; only a PASS is published.
+Boundary: copies what a run made and measured; nothing is published that broke its gate.
 """
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from hardbit.pipeline import RunResult
@@ -19,31 +20,38 @@ LARGEST_WEIGHTS = 5_000_000
 
 
 def publish(recipe: Recipe, result: RunResult, command: str) -> tuple[Path, ...]:
-    """Write weights, card.md and manifest.json of a whole run beside its recipe; returns the files.
+    """Write weights, card.md, card.json and manifest.json of a whole run beside its recipe; returns the files.
 
-    `command` is what the card tells a reader to run. Raises HardbitError for a verdict other than PASS, for a check of
-    fewer images than the recipe names, and for weights that are too large.
+    `command` is what the card tells a reader to run. Raises HardbitError for a verdict other than PASS, unless it is
+    INCONCLUSIVE and the notes of the recipe say why it ships all the same; for a check of fewer images than the recipe
+    names; and for weights that are too large.
     """
     from hardbit.report.card import model_card
     from hardbit.steps.check import Checked
     from hardbit.steps.train import Trained, load_trained_twin
+    from hardbit.zoo.card import CARD_FILE, card_text
+    from hardbit.zoo.make import make_card
 
     document = Checked.at(result.folder("check")).read()
     trained = Trained.at(result.folder("train"))
     weights = trained.weights.read_bytes()
     _refuse(recipe, document["verdict"]["name"], document["suite"]["images"], len(weights))
-    manifest = (result.folder("bundle") / "manifest.json").read_bytes()
-    parameters = sum(p.numel() for p in load_trained_twin(recipe, trained.weights).parameters())
-    sizes = {recipe.weights: len(weights)}
-    sizes |= {
-        f"bundle/{name}": (result.folder("bundle") / name).stat().st_size for name in ("engine.onnx", "attack.onnx")
-    }
-    card = model_card(
-        document, recipe.document(), trained.read_log(), parameters=parameters, files=sizes, command=command
+    bundle = result.folder("bundle")
+    manifest = (bundle / "manifest.json").read_bytes()
+    graphs = sorted(file for file in bundle.glob("*.onnx") if file.name != "canonical.onnx")
+    card = make_card(
+        recipe,
+        document,
+        trained.read_log(),
+        json.loads(manifest),
+        parameters=sum(p.numel() for p in load_trained_twin(recipe, trained.weights).parameters()),
+        files={recipe.weights: len(weights)} | {f"bundle/{file.name}": file.stat().st_size for file in graphs},
+        command=command,
     )
     files: dict[Path, bytes | str] = {
         recipe.weights_path: weights,
-        recipe.folder / "card.md": card,
+        recipe.folder / "card.md": model_card(card),
+        recipe.folder / CARD_FILE: card_text(card),
         recipe.folder / "manifest.json": manifest,
     }
     for path, content in files.items():
@@ -52,7 +60,13 @@ def publish(recipe: Recipe, result: RunResult, command: str) -> tuple[Path, ...]
 
 
 def _refuse(recipe: Recipe, verdict: str, images: int, size: int) -> None:
-    if verdict != "PASS":
+    if verdict == "INCONCLUSIVE" and not recipe.notes:
+        raise HardbitError(
+            "the verdict is INCONCLUSIVE, and only a PASS is published without a word",
+            where=recipe.name,
+            remedy="nothing was written; a recipe whose notes say why it ships undecided may do so",
+        )
+    if verdict not in ("PASS", "INCONCLUSIVE"):
         raise HardbitError(
             f"the verdict is {verdict}, and only a PASS is published", where=recipe.name, remedy="nothing was written"
         )

@@ -32,6 +32,7 @@ VERBS = {
     "check": "the harness on this machine: agreement, attacks, latency, gate",
     "bench": "latency against robustness of several bundles",
     "report": "results as one page of HTML",
+    "zoo": "the models of a folder with their figures",
     "doctor": "what this machine can do, and what is missing for the rest",
 }
 _REFUSALS = {

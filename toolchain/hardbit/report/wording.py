@@ -116,12 +116,16 @@ def perturbation(threat_model: Mapping[str, Any]) -> str:
 
 
 def attack_label(name: str) -> str:
-    """`pgd-20 cross_entropy` as people write it: `PGD-20 cross-entropy`."""
+    """`pgd-20 cross_entropy smooth` as people write it: `PGD-20 cross-entropy, smooth surrogate`."""
     if name == "worst_case":
         return "worst case of all attacks"
     first, _, rest = name.partition(" ")
+    if first == "transfer":
+        return f"transfer from {rest}"
     stem, dash, steps = first.partition("-")
-    first = f"{stem.upper()}{dash}{steps}" if stem.lower() in ACRONYMS else first
+    shown = stem.upper() if stem.lower() in ACRONYMS else stem.capitalize() if stem == "square" else stem
+    first = f"{shown}{dash}{steps}"
+    rest = f"{rest.removesuffix(' smooth')}, smooth surrogate" if rest.endswith(" smooth") else rest
     return f"{first} {rest}".strip().replace("_", "-")
 
 
