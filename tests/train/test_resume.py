@@ -16,7 +16,7 @@ from hardbit import nets
 from hardbit.train.checkpoint import read_checkpoint
 from hardbit_deploy.errors import HardbitError
 
-from .training_example import PLAN, StopAt, run
+from .training_example import EVERY_STEP, PLAN, StopAt, run
 
 HERE = Path(__file__).parent
 
@@ -49,17 +49,51 @@ def test_ctrl_c_in_any_epoch(tmp_path, uninterrupted, epoch):
     assert_same(run(tmp_path).weights, uninterrupted)
 
 
-@pytest.mark.parametrize("epoch", [2, 4])
-def test_kill_9_in_the_middle_of_an_epoch(tmp_path, uninterrupted, epoch):
+def train_and_kill(run_dir: Path, *arguments: str) -> None:
+    """kill -9 a program that trains, in the middle of the epoch that the first argument names."""
     path = os.pathsep.join([str(HERE.parent), str(HERE)])
-    command = [sys.executable, "-W", "ignore", str(HERE / "training_example.py"), str(tmp_path), str(epoch)]
+    command = [sys.executable, "-W", "ignore", str(HERE / "training_example.py"), str(run_dir), *arguments]
     environment = {**os.environ, "PYTHONPATH": path}
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
         assert process.stdout.readline().strip() == "reached"
         process.send_signal(signal.SIGKILL)
     assert process.returncode == -signal.SIGKILL
-    assert not (tmp_path / "weights.safetensors").exists()
+    assert not (run_dir / "weights.safetensors").exists()
+
+
+def test_kill_9_in_the_middle_of_an_epoch(tmp_path, uninterrupted):
+    train_and_kill(tmp_path, "4")
     assert_same(run(tmp_path).weights, uninterrupted)
+
+
+class CountSteps(StopAt):
+    """Progress that knows how many steps were taken, and which epoch was begun where."""
+
+    def __init__(self) -> None:
+        super().__init__(0, None)
+        self.begun: list[tuple[int, int]] = []
+        self.taken = 0
+
+    def epoch_started(self, epoch, epochs, steps, done) -> None:
+        self.begun.append((epoch + 1, done))
+
+    def step_done(self, loss) -> None:
+        self.taken += 1
+
+
+def test_kill_9_between_two_checkpoints_of_an_epoch_costs_only_what_lies_between(tmp_path):
+    epoch = 3
+    expected = run(tmp_path / "whole", plan=EVERY_STEP)
+    train_and_kill(tmp_path / "killed", str(epoch), "every step")
+    saved = read_checkpoint(tmp_path / "killed" / "checkpoint.safetensors")
+    assert (saved.epoch, saved.step) == (epoch - 1, 3), "the fourth step was told of, and not yet written"
+    count = CountSteps()
+    result = run(tmp_path / "killed", count, plan=EVERY_STEP)
+    assert count.begun == [(epoch, 3), *((later, 0) for later in range(epoch + 1, 5))]
+    assert count.taken == 4 * 8 - 8 * (epoch - 1) - 3
+    assert_same(result.weights, load_file(expected.weights))
+    told = [{key: value for key, value in record.items() if key != "seconds"} for record in result.history]
+    assert told == [{k: v for k, v in record.items() if k != "seconds"} for record in expected.history]
 
 
 def test_the_checkpoint_of_another_recipe_is_refused_and_kept(tmp_path):
@@ -107,8 +141,9 @@ def test_a_network_with_dropout_resumes_to_the_same_bits_in_every_phase(tmp_path
     def interrupt():
         raise KeyboardInterrupt
 
-    for epoch in (2, 3, 4):
+    for epoch, minutes in ((1, 1e-9), (2, 0.0), (3, 1e-9), (4, 1e-9)):
+        often = dataclasses.replace(plan, checkpoint_minutes=minutes)
         with pytest.raises(KeyboardInterrupt):
-            run(tmp_path / "stopped", StopAt(epoch, interrupt), plan=plan)
+            run(tmp_path / "stopped", StopAt(epoch, interrupt), plan=often)
         torch.rand(7)  # whatever else a program draws
     assert_same(run(tmp_path / "stopped", plan=plan).weights, expected)

@@ -10,7 +10,6 @@ from hardbit.quantize import Bits
 from hardbit.train import Adversary, Phase, TrainingPlan, load_twin, train
 from hardbit.train.adversary import centred, pgd_on_bytes
 from hardbit.train.augmentation import augment
-from hardbit.train.schedules import learning_rate_at
 from hardbit.train.weights import read_weights_metadata
 from hardbit_deploy.errors import HardbitError
 
@@ -102,17 +101,6 @@ def test_a_plan_that_would_thaw_a_folded_network_is_refused():
 def test_words_that_a_plan_does_not_know_are_refused(make, message):
     with pytest.raises(HardbitError, match=f"^training: there is {message}"):
         make()
-
-
-def test_learning_rate_schedules():
-    one_cycle = Phase(1, Adversary("none", 0.0), learning_rate=1.0)
-    rates = [learning_rate_at(one_cycle, step, 100) for step in range(101)]
-    assert np.argmax(rates) == 25
-    assert rates[25] == 1.0
-    assert rates[100] == pytest.approx(0.0, abs=1e-12)
-    cosine = dataclasses.replace(one_cycle, schedule="cosine")
-    assert learning_rate_at(cosine, 50, 100) == pytest.approx(0.5)
-    assert learning_rate_at(dataclasses.replace(one_cycle, schedule="constant"), 99, 100) == 1.0
 
 
 def test_augmentation_mirrors_half_and_shifts_by_at_most_four_pixels():

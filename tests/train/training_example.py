@@ -1,13 +1,14 @@
 """A tiny training that takes two seconds, also as a program that a test can kill.
 
-`python training_example.py RUN_DIR` trains; with STOP_AT as second argument it prints "reached" in the middle of that
-epoch and waits to be killed.
+`python training_example.py RUN_DIR STOP_AT` trains, prints "reached" in the middle of epoch STOP_AT and waits to be
+killed. With a third argument it writes a checkpoint after every step, and averages weights.
 """
 
 from __future__ import annotations
 
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,12 @@ PLAN = TrainingPlan(
     seed=3,
     batch_size=32,
     augmentation=("flip",),
+)
+EVERY_STEP = replace(
+    PLAN,
+    phases=tuple(replace(phase, ema=0.9) for phase in PLAN.phases),
+    checkpoint_minutes=1e-9,
+    augmentation=("crop",),
 )
 OPTIONS = {"channels": (4, 6), "hidden": 12, "classes": 3, "input_shape": (1, 8, 8)}
 
@@ -69,5 +76,5 @@ def _wait_to_be_killed() -> None:
 
 
 if __name__ == "__main__":
-    stop = StopAt(int(sys.argv[2]), _wait_to_be_killed) if len(sys.argv) > 2 else None
-    run(Path(sys.argv[1]), stop)
+    stop = StopAt(int(sys.argv[2]), _wait_to_be_killed)
+    run(Path(sys.argv[1]), stop, plan=EVERY_STEP if len(sys.argv) > 3 else PLAN)

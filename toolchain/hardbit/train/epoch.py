@@ -101,7 +101,8 @@ def run_epoch(
 ) -> None:
     """Train through the steps of the epoch that are left; `step_done` is called after each."""
     plan, images, labels = trainee.plan, *data
-    phase, within = plan.phase_of(now.epoch)
+    number, within = plan.phase_of(now.epoch)
+    phase = plan.phases[number]
     trainee.module.train()
     update = Update(trainee, phase, world)
     with fast_activations(trainee.module):

@@ -138,6 +138,7 @@ class _Training:
             number, within = self.plan.phase_of(epoch)
             if within == 0 and under_way is None:
                 self.trainee.enter(self.plan.phases[number])
+                self.world.copy_from_leader(self.trainee.module)
             now = under_way or EpochUnderWay.begin(epoch, self.plan, self.data)
             if progress:
                 progress.epoch_started(epoch, self.plan.epochs, now.steps, now.step)

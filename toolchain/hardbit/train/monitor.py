@@ -55,14 +55,16 @@ class Probe:
 def is_overfitting(phase: Sequence[Mapping[str, Any]]) -> bool:
     """Whether the last of a phase's records shows catastrophic overfitting (Wong et al. 2020).
 
-    It does when accuracy under PGD is FALL or more below that of the best epoch of the phase so far, while accuracy on
-    the training images under the phase's own adversary is no lower than it was there: the network has learned to fool
-    the adversary, and not to resist it. A fall of both is a learning rate that is too high, and is not meant.
+    It does when accuracy under PGD lies FALL or more below that of an earlier epoch of the phase, while accuracy on the
+    training images under the phase's own adversary is no lower than it was there: the network has learned to fool the
+    adversary, and not to resist it. Where both fell the learning rate is too high, or the radius still grows, and
+    that is not meant.
     """
     last = phase[-1]
-    measured = [record for record in phase if "pgd" in record]
     if "pgd" not in last or last["adversary"] == "none":
         return False
-    best = max(measured, key=lambda record: float(record["pgd"]))
-    falls = float(last["pgd"]) <= float(best["pgd"]) - FALL
-    return falls and float(last["adversarial_accuracy"]) >= float(best["adversarial_accuracy"])
+    return any(
+        last["pgd"] <= before["pgd"] - FALL and last["adversarial_accuracy"] >= before["adversarial_accuracy"]
+        for before in phase[:-1]
+        if "pgd" in before
+    )

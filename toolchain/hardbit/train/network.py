@@ -110,11 +110,9 @@ class Trainee:
         """The network as the checkpoint left it, at the end of a phase or within one."""
         trainee = cls._untrained(blueprint, plan, device, batches)
         current, _ = plan.phase_of(saved.epoch if saved.step else saved.epoch - 1)
-        for phase in plan.phases:
+        for phase in plan.phases[: current + 1]:
             trainee.average = None
             trainee.enter(phase, is_empty=True)
-            if phase is current:
-                break
         load_state(trainee.module, saved.module)
         load_optimizer(trainee.optimizer, saved.optimizer)
         if trainee.average:

@@ -168,11 +168,11 @@ class TrainingPlan:
     def epochs(self) -> int:
         return sum(phase.epochs for phase in self.phases)
 
-    def phase_of(self, epoch: int) -> tuple[Phase, int]:
-        """The phase that `epoch` (from 0) belongs to, and the epoch's number within it."""
-        for phase in self.phases:
+    def phase_of(self, epoch: int) -> tuple[int, int]:
+        """The number of the phase that `epoch` belongs to, and the epoch's number within it; all from 0."""
+        for number, phase in enumerate(self.phases):
             if epoch < phase.epochs:
-                return phase, epoch
+                return number, epoch
             epoch -= phase.epochs
         raise IndexError("there are not so many epochs in the plan")
 
