@@ -139,8 +139,8 @@ def test_training_goes_on_from_the_weights_of_another_network(trained, tmp_path)
     longer = dataclasses.replace(plan, phases=(barely, dataclasses.replace(barely, frozen=True)))
     whole = run(tmp_path / "whole", plan=longer)
     for epoch in (1, 2):
+        often = dataclasses.replace(longer, checkpoint_minutes=1e-9)
         with pytest.raises(KeyboardInterrupt):
-            often = dataclasses.replace(longer, checkpoint_minutes=1e-9)
             run(tmp_path / "stopped", StopAt(epoch, interrupt), plan=often)
     assert torch.equal(run(tmp_path / "stopped", plan=longer).twin.fc1.weight, whole.twin.fc1.weight)
 

@@ -32,7 +32,7 @@ def side_of(query: int, queries: int, height: int, width: int) -> int:
 def one_image(net, image, label, draws, queries):
     """The attack on one image, query by query."""
     stripes, places, signs = draws
-    channels, height, width = image.shape
+    height, width = image.shape[1:]
     best = np.clip(image + EPS * stripes, LOW, HIGH)
 
     def margin(candidate):
