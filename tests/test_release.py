@@ -81,6 +81,9 @@ def test_the_next_run_takes_the_published_weights(finished, capsys):
     arguments = ["run", str(folder / "recipe.toml"), "--run-dir", str(folder / "again"), "--until", "train"]
     assert cli.main(arguments) == 0
     assert "weights: shipped" in capsys.readouterr().out
+    first, again = (json.loads((folder / run / "train/training.json").read_text()) for run in ("run", "again"))
+    for key in ("data", "data_sha256", "images", "history"):
+        assert again[key] == first[key], "what the card needs travels in the weights"
 
 
 @pytest.mark.parametrize(

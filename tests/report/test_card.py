@@ -27,7 +27,7 @@ def test_the_engine_the_data_the_time_and_the_strongest_attack_are_said():
         "The strongest single attack was PGD-20 margin, smooth surrogate: 67.0 % survived it.",
         "median 0.0214 ms, 90th percentile 0.0227 ms, 99th 0.0286 ms, on AMD EPYC.",
         "Quantization-aware adversarial training with Brevitas, from random weights (seed 0), batch 128, 1 thread: 13",
-        f"Data: 60,000 images; Fashion-MNIST train. SHA-256 of all training images and labels: `{'ab' * 32}`.",
+        f"Data: 60,000 images; Fashion-MNIST train. SHA-256 of all images and labels of the split: `{'ab' * 32}`.",
         "- One seed.",
         "- Checks of the evaluation that passed: parity.",
         "hardbit run models/example-w4a4/recipe.toml --retrain --publish",
@@ -51,6 +51,11 @@ def test_widths_of_single_layers_and_weights_alone():
     assert (
         "weights in 1 bit (8 bits in the first and 4 bits in the last), activations in float, `conv2` in 2 bits" in page
     )
+
+
+def test_what_was_held_out_is_said():
+    data = {**document()["data"], "held_out": 512, "provenance": "CIFAR-10 train: 45,000 of 50,000"}
+    assert "Data: 60,000 images, after 512 were held out; CIFAR-10 train: 45,000 of 50,000." in text(card(data=data))
 
 
 def test_what_speaks_against_a_number_is_said():

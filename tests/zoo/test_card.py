@@ -35,7 +35,7 @@ HISTORY = [
     {"epoch": 3, "adversarial_accuracy": 0.7, "seconds": 120.5},
 ]
 LOG = {
-    "data": "Fashion-MNIST train (/usr/share/datasets/fashion-mnist)",
+    "data": "Fashion-MNIST train, as published",
     "data_sha256": "ab" * 32,
     "images": 60_000,
     "history": HISTORY,
@@ -47,9 +47,11 @@ MANIFEST = {
 }
 
 
-def made(result, recipe=RECIPE, log=LOG):
+def made(result, log=LOG, bits=None):
+    """The card of a result; `bits` replace those of `MANIFEST`."""
+    manifest = {**MANIFEST, "network": {"bits": {**MANIFEST["network"]["bits"], **(bits or {})}}}
     sizes = {"bundle/engine.onnx": 10}
-    return make_card(parse_recipe(recipe), result, log, MANIFEST, parameters=7, files=sizes, command="again")
+    return make_card(parse_recipe(RECIPE), result, log, manifest, parameters=7, files=sizes, command="again")
 
 
 def with_attacks(**rates):
@@ -79,7 +81,7 @@ def test_a_run_becomes_a_card():
     found = made(with_attacks(fgsm=1500, **{"pgd-20__margin": 1400, "square-500": 1350}))
     assert found.worst_attack == "square-500"
     assert found.strongest("pgd").survivors == 1400
-    assert found.data.provenance == "Fashion-MNIST train (fashion-mnist)", "no folder of this machine"
+    assert found.data.provenance == "Fashion-MNIST train, as published"
     assert (found.data.images, found.data.sha256, found.evaluation.published) == (60_000, "ab" * 32, 10_000)
     assert found.bits.layers == {"conv2": 2}
     assert [(layer.name, layer.reason) for layer in found.engine.float_layers] == [("fc2", "its sum is wide")]
@@ -104,21 +106,23 @@ def test_doubts_follow_from_the_numbers():
     assert notes[0] == "A note."
     assert notes[1].startswith("One network of one seed (0)")
     assert notes[2] == "2,000 test images: a rate is known to about 2 points either way at 95 % confidence."
-    assert notes[3].startswith("No attack without gradients was run")
+    wide = {"activations": 4, "layers": {}}
+    assert made(example_run()[0], bits=wide).notes[3].startswith("No attack without gradients was run")
     assert "about 3 points" in made(example_run(images=1000, clean=700, robust=350)[0]).notes[2]
 
 
 @pytest.mark.parametrize(
     ("attacks", "bits", "doubted"),
     [
-        ({"square-500": 1400}, "weights = 4", False),
-        ({"square-500": 1400}, "activations = 2", True),
-        ({"pgd-20__margin__smooth": 1400}, "activations = 2", True),
-        ({"square-500": 1400, "pgd-20__margin__smooth": 1400}, "activations = 2", False),
+        ({"square-500": 1400}, {"activations": 4, "layers": {}}, False),
+        ({"square-500": 1400}, {"activations": 2, "layers": {}}, True),
+        ({"square-500": 1400}, {"activations": 4, "layers": {"relu1": 2}}, True),
+        ({"pgd-20__margin__smooth": 1400}, {"activations": 2}, True),
+        ({"square-500": 1400, "pgd-20__margin__smooth": 1400}, {"activations": 2}, False),
     ],
 )
 def test_few_bits_ask_for_all_attacks(attacks, bits, doubted):
-    notes = made(with_attacks(**attacks), f"{RECIPE}[quantization]\n{bits}\n").notes
+    notes = made(with_attacks(**attacks), bits=bits).notes
     assert any("upper bound only" in note for note in notes) is doubted
     assert not any("without gradients" in note for note in notes)
 

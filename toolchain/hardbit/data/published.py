@@ -77,7 +77,7 @@ class PublishedSet:
                 where=str(place),
                 remedy="replace the files by the originals",
             )
-        return ImageSet(images, labels, self.class_names, f"{self.title} {split} ({place})", groups)
+        return ImageSet(images, labels, self.class_names, f"{self.title} {split}, as published", groups)
 
     def facts(self, split: str) -> ImageFacts:
         """Shape, count and classes of a split as `load` would give it; of the published one where nothing is found."""

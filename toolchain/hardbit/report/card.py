@@ -149,11 +149,11 @@ def _training(card: Card) -> str:
     lines = [
         f"{kind}, from {start} (seed {training.seed}){teacher}, batch {training.batch_size}, {threads}: "
         f"{training.seconds / 60:.0f} minutes.",
-        f"Data: {data.images:,} images; {data.provenance}.",
+        f"Data: {data.images:,} images{_held_out(data.held_out)}; {data.provenance}.",
         _table(_PHASE_COLUMNS, [_phase(phase) for phase in training.phases]),
     ]
     if data.sha256:
-        lines[1] += f" SHA-256 of all training images and labels: `{data.sha256}`."
+        lines[1] += f" SHA-256 of all images and labels of the split: `{data.sha256}`."
     if training.overfitting_epochs:
         epochs = ", ".join(map(str, training.overfitting_epochs))
         lines.append(
@@ -161,6 +161,10 @@ def _training(card: Card) -> str:
             "training adversary did not."
         )
     return "\n\n".join(lines)
+
+
+def _held_out(images: int) -> str:
+    return f", after {images:,} were held out" if images else ""
 
 
 _PHASE_COLUMNS = (

@@ -72,11 +72,13 @@ class Bits(_Part):
 
 
 class Data(_Part):
-    """What it was trained on: `provenance` in words, and the SHA-256 of images and labels where it was recorded."""
+    """What it was trained on: `provenance` in words, `images` without the `held_out` ones, and the SHA-256 of all
+    images and labels of the split where it was recorded."""
 
     set: str
     provenance: str
     images: Count
+    held_out: Count = 0
     sha256: Sha256 | None = None
 
 

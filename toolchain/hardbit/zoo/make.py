@@ -6,7 +6,6 @@ measures nothing.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -53,21 +52,24 @@ def make_card(
     network, environment = recipe.network, document["environment"]
     attacks = tuple(_pick(Attack, attack) for attack in document["attacks"])
     single = [attack for attack in attacks if attack.name not in ("clean", "worst_case")]
-    target = document["bundle"]["target"]
+    target, bits = document["bundle"]["target"], Bits(**manifest["network"]["bits"])
     return Card(
         name=recipe.name,
-        notes=(*([recipe.notes] if recipe.notes else []), *_doubts(recipe, document, attacks)),
+        notes=(*([recipe.notes] if recipe.notes else []), *_doubts(recipe, document, attacks, bits)),
         network=Network(
             architecture=network.architecture,
             parameters=parameters,
             classes=network.classes,
             input_shape=network.input_shape,
         ),
-        bits=Bits(**manifest["network"]["bits"]),
+        bits=bits,
         data=Data(
             set=recipe.data.set,
-            provenance=_without_folder(str(training.get("data", "not recorded"))),
+            provenance=str(training.get("data", "not recorded")),
             images=training.get("images", 0),
+            held_out=training.get("validation", {}).get(
+                "images", recipe.data.validation
+            ),  # whole groups: it may be more
             sha256=training.get("data_sha256"),
         ),
         evaluation=Evaluation(
@@ -117,11 +119,6 @@ def _published(recipe: Recipe) -> int | None:
     return data_set.counts[recipe.data.evaluation.split] if data_set is not None else None
 
 
-def _without_folder(source: str) -> str:
-    """The source in words, with the last part of paths alone: where files lay on the machine says nothing to others."""
-    return re.sub(r"/\S*/(?=[^/\s)]+)", "", source)
-
-
 def _latency(document: Mapping[str, Any]) -> Latency | None:
     measured = document.get("latency")
     if measured is None:
@@ -165,7 +162,7 @@ def _phases(recipe: Recipe, history: Sequence[Mapping[str, Any]]) -> Iterator[Ph
         )
 
 
-def _doubts(recipe: Recipe, document: Mapping[str, Any], attacks: Sequence[Attack]) -> Iterator[str]:
+def _doubts(recipe: Recipe, document: Mapping[str, Any], attacks: Sequence[Attack], bits: Bits) -> Iterator[str]:
     """What limits the numbers, as far as they tell it themselves."""
     yield f"One network of one seed ({recipe.training.seed}): how far another seed lies from it was not measured."
     worst = next((attack for attack in attacks if attack.name == "worst_case"), None)
@@ -174,8 +171,9 @@ def _doubts(recipe: Recipe, document: Mapping[str, Any], attacks: Sequence[Attac
         yield f"{worst.images:,} test images: a rate is known to about {half:.0f} points either way at 95 % confidence."
     names = [attack.name for attack in attacks]
     has_square, has_smooth = any(n.startswith("square") for n in names), any(n.endswith(" smooth") for n in names)
-    bits = recipe.quantization
-    if min(bits.weights, bits.activations) < _FEWEST_BITS_WITHOUT_DOUBT and not (has_square and has_smooth):
+    if min(bits.weights, bits.activations, *bits.layers.values()) < _FEWEST_BITS_WITHOUT_DOUBT and not (
+        has_square and has_smooth
+    ):
         yield "Below 4 bits and without both a smooth surrogate and Square, its robust rate is an upper bound only."
     elif not has_square:
         yield "No attack without gradients was run: masked gradients would have gone unnoticed by the attacks."
