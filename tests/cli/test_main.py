@@ -62,7 +62,7 @@ def test_help_of_every_verb_says_what_it_does_and_gives_examples(verb, capsys):
 ACCEPTED = "accepted are a recipe (recipe.toml) with its weights, or a weights file (.safetensors) with --recipe"
 MISTAKES = {
     "chekc": "hardbit: there is no verb 'chekc'; did you mean 'check'?",
-    "xyz": "hardbit: there is no verb 'xyz'; the verbs are run, train, convert, check, bench, report, doctor",
+    "xyz": "hardbit: there is no verb 'xyz'; the verbs are run, train, convert, check, bench, report, zoo, doctor",
     "run": "hardbit run: the following arguments are required: RECIPE; 'hardbit run --help' tells what there is",
     "run r.toml --fast": "hardbit run: unrecognized arguments: --fast; 'hardbit run --help' tells what there is",
     "run r.toml --images 0": "hardbit run: argument --images: must be a whole number of at least 1; "
