@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import fx, nn
+from torch import Tensor, fx, nn
 
 from hardbit import nets
 from hardbit.quantize import Bits, calibrate, quantize
@@ -46,8 +46,17 @@ def _calibrated(architecture: str, bits: Bits, options: dict[str, Any]) -> fx.Gr
             nn.init.uniform_(norm.bias, -0.3, 0.3)
     images = centred(torch.from_numpy(random_images(64, network.input_shape)))
     calibrate(module, images.split(32))
+    give_statistics(module, images)
+    return module.eval()
+
+
+def give_statistics(module: fx.GraphModule, images: Tensor) -> None:
+    """Give every BatchNorm the statistics of `images` as its own, so that evaluation sees what training does."""
+    norms = [m for m in module.modules() if isinstance(m, nn.BatchNorm1d | nn.BatchNorm2d)]
+    for norm in norms:
+        norm.momentum = 1.0
     module.train()
     with torch.no_grad():
-        for _ in range(10):
-            module(images)  # gives BatchNorm running statistics of the data
-    return module.eval()
+        module(images)
+    for norm in norms:
+        norm.momentum = 0.1

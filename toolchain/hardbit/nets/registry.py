@@ -16,7 +16,14 @@ if TYPE_CHECKING:
 __all__ = ["build", "names", "register"]
 
 _BUILDERS: dict[str, Callable[..., nn.Module]] = {}
-_MODULES = ("hardbit.nets.lenet", "hardbit.nets.resnet")
+_MODULES = (
+    "hardbit.nets.lenet",
+    "hardbit.nets.mobilenet",
+    "hardbit.nets.resnet",
+    "hardbit.nets.vgg",
+    "hardbit.nets.vit",
+    "hardbit.nets.wide_resnet",
+)
 
 
 def register(name: str) -> Callable[[Callable[..., nn.Module]], Callable[..., nn.Module]]:

@@ -1,4 +1,7 @@
-"""Residual networks for 32x32 images in the form of He et al. (2016), section 4.2, with 1x1 projection shortcuts."""
+"""Residual networks for 32x32 images in the form of He et al. (2016), section 4.2, with 1x1 projection shortcuts.
+
+ResNet-18 is that of ImageNet with the stem of the small ones: no stride and no pooling before the first stage.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ from torch import Tensor, nn
 
 from hardbit.nets.registry import register
 
-__all__ = ["ResNet", "resnet8", "resnet20"]
+__all__ = ["ResNet", "resnet8", "resnet18", "resnet20"]
 
 
 class BasicBlock(nn.Module):
@@ -33,10 +36,16 @@ class BasicBlock(nn.Module):
 
 
 class ResNet(nn.Module):
-    """Three stages of `blocks` basic blocks each, the widths doubling; depth 6 * blocks + 2."""
+    """Some stages of `blocks` basic blocks each, the widths doubling; depth 2 * stages * blocks + 2."""
 
     def __init__(
-        self, blocks: int, width: int = 16, classes: int = 10, input_shape: Sequence[int] = (3, 32, 32)
+        self,
+        blocks: int,
+        width: int = 16,
+        classes: int = 10,
+        input_shape: Sequence[int] = (3, 32, 32),
+        *,
+        stages: int = 3,
     ) -> None:
         super().__init__()
         self.input_shape = tuple(input_shape)
@@ -44,14 +53,14 @@ class ResNet(nn.Module):
         self.conv1 = nn.Conv2d(self.input_shape[0], width, 3, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(width)
         self.relu = nn.ReLU()
-        stages: list[nn.Module] = []
+        layers: list[nn.Module] = []
         inputs = width
-        for stage in range(3):
+        for stage in range(stages):
             outputs = width * 2**stage
             for block in range(blocks):
-                stages.append(BasicBlock(inputs, outputs, stride=2 if stage > 0 and block == 0 else 1))
+                layers.append(BasicBlock(inputs, outputs, stride=2 if stage > 0 and block == 0 else 1))
                 inputs = outputs
-        self.stages = nn.Sequential(*stages)
+        self.stages = nn.Sequential(*layers)
         self.pool = nn.AdaptiveAvgPool2d(1)
         self.flatten = nn.Flatten()
         self.fc = nn.Linear(inputs, classes)
@@ -71,3 +80,9 @@ def resnet8(width: int = 16, classes: int = 10, input_shape: Sequence[int] = (3,
 def resnet20(width: int = 16, classes: int = 10, input_shape: Sequence[int] = (3, 32, 32)) -> ResNet:
     """Three blocks a stage."""
     return ResNet(3, width, classes, input_shape)
+
+
+@register("resnet18")
+def resnet18(width: int = 64, classes: int = 10, input_shape: Sequence[int] = (3, 32, 32)) -> ResNet:
+    """Four stages of two blocks."""
+    return ResNet(2, width, classes, input_shape, stages=4)

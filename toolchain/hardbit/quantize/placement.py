@@ -29,10 +29,12 @@ def quantize(module: nn.Module, profile: str | Profile, bits: Bits) -> fx.GraphM
 
     The image is quantized (int8, scale 1/256), ReLU outputs are unsigned, both operands of an Add and the input of
     every Conv, of every Gemm and of a BatchNorm that no layer can take up are quantized. What LayerNorm, softmax and
-    the like compute stays in float, with the sums that it goes into (`float_streams`); a convolution that ends in such
-    a stream is given 8 bits there, because a convolution of integers has to end in codes. Scales still have to be
-    calibrated. Raises HardbitError naming the place where the module cannot be traced or holds an operation that the
-    profile does not know.
+    the like compute stays in float, with the sums that it goes into (`float_streams`). Streams have 8 bits at every
+    width: what a convolution gives to floats, because a convolution of integers has to end in codes; and the residual
+    sum that such a BatchNorm reads, because no layer of few bits does.
+
+    Scales still have to be calibrated. Raises HardbitError naming the place where the module cannot be traced or holds
+    an operation that the profile does not know, and a place in `bits` that is not there.
     """
     chosen = get_profile(profile) if isinstance(profile, str) else profile
     return _Placement(trace(copy.deepcopy(module)), chosen, bits).run()
@@ -104,7 +106,7 @@ class _Placement:
             self._ensure_quantized(node, node.all_input_nodes[0])
             self._replace_layer(node, operator)
         elif operator == "BatchNormalization" and not folds_into_its_layer(node, self.operators):
-            self._ensure_quantized(node, node.all_input_nodes[0])
+            self._ensure_quantized(node, node.all_input_nodes[0], is_stream=True)
         elif operator in _CEILING:
             self._replace_relu(node, _CEILING[operator])
         elif operator in FLOAT_OPERATORS or node in self.float_sums:
@@ -119,7 +121,7 @@ class _Placement:
         for operand in node.all_input_nodes:
             origin, _ = self._origin(operand)
             if self.operators[origin] in _LAYERS and not self._ends_in_float(origin):
-                self._ensure_quantized(node, operand, _STREAM_BITS)
+                self._ensure_quantized(node, operand, is_stream=True)
         if operator == "Softmax" or (operator == "ReduceMean" and self._is_non_negative(node.all_input_nodes[0])):
             self.non_negative.add(node)
 
@@ -155,7 +157,7 @@ class _Placement:
             source = source.all_input_nodes[0]
         return source, moved
 
-    def _ensure_quantized(self, user: fx.Node, source: fx.Node, bits: int | None = None) -> None:
+    def _ensure_quantized(self, user: fx.Node, source: fx.Node, *, is_stream: bool = False) -> None:
         """Put a quantizer on the value `source`, for all who use it, unless it is quantized already.
 
         It goes before a Flatten or MaxPool, not behind it: engines fuse that form. Of a value that was computed in
@@ -166,12 +168,14 @@ class _Placement:
             return  # the image has its own quantizer, or a first layer in float
         if origin not in self.quantized:
             only_for_last = user is self.last and self.operators.get(source) in _AVERAGES | MOVING_OPERATORS
-            width = self._activation_width(origin, only_for_last=only_for_last)
+            width = self._activation_width(origin, only_for_last=only_for_last, is_stream=is_stream)
             if width == FLOAT:
                 return
-            width = width if bits is None else bits
             signed = not (self.profile.unsigned_after_relu and self._is_non_negative(origin))
-            self._insert_after(origin, f"{_attribute(origin)}_quant", quant_identity(width, signed=signed))
+            learned = self.bits.learns_scale(width)
+            self._insert_after(
+                origin, f"{_attribute(origin)}_quant", quant_identity(width, signed=signed, learned=learned)
+            )
         self.quantized.update(moved)
 
     def _insert_after(self, node: fx.Node, name: str, quantizer: nn.Module) -> None:
@@ -213,7 +217,7 @@ class _Placement:
             source = node.all_input_nodes[0]
             origin, moved = self._origin(source)
         early = bool(moved) and self.operators.get(origin) in _LAYERS
-        _set_submodule(self.module, name, quant_relu(width, ceiling))
+        _set_submodule(self.module, name, quant_relu(width, ceiling, learned=self.bits.learns_scale(width)))
         with self.graph.inserting_after(origin if early else node):
             inserted = self.graph.call_module(name, (origin if early else source,))
         if early:
@@ -229,10 +233,12 @@ class _Placement:
         kind = self.bits.last_layer if layer is self.last else self.bits.weights
         return self._width(layer, self.bits.first_layer if layer is self.first and layer is not self.last else kind)
 
-    def _activation_width(self, origin: fx.Node, *, only_for_last: bool = False) -> int:
-        """Weight-only quantization has no quantizer for the last layer either."""
-        for_last = only_for_last and self.bits.activations != FLOAT
-        return self._width(origin, self.bits.last_layer if for_last else self.bits.activations)
+    def _activation_width(self, origin: fx.Node, *, only_for_last: bool = False, is_stream: bool = False) -> int:
+        """Weight-only quantization has no quantizer for the last layer or for streams either."""
+        if self.bits.activations == FLOAT:
+            return self._width(origin, FLOAT)
+        usual = _STREAM_BITS if is_stream else self.bits.activations
+        return self._width(origin, self.bits.last_layer if only_for_last else usual)
 
     def _width(self, node: fx.Node, otherwise: int) -> int:
         self.places.append(node_place(node))
