@@ -37,7 +37,7 @@ def load_library() -> ctypes.CDLL | None:
         return ctypes.CDLL(str(_built()))
     except (OSError, subprocess.SubprocessError) as error:
         _log.warning(
-            "fused operations are not available, training runs more slowly (%s); HARDBIT_FUSED=0 silences this",
+            "training runs more slowly without the fused operations (%s); HARDBIT_FUSED=0 silences this",
             " ".join(str(error).split())[:300],
         )
         return None
