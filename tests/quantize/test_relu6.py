@@ -11,7 +11,7 @@ from hardbit.quantize.quantizers import activation_numerics, activation_scale, q
 def calibrated_relu6(bits, values):
     layer = quant_relu(bits, ceiling=6.0)
     scale = activation_scale(layer)
-    scale.observing = True
+    scale.observe()
     layer(values)
     assert scale.settle()
     return layer

@@ -28,6 +28,8 @@ class Bits:
     beginning of one ("stages.0" is everything in it; the longest that fits counts). For a Conv or Linear it is the
     width of its weights, for a ReLU that of its activations, and for any other module or function, whose result is
     quantized behind it, the width of that quantizer.
+
+    `learned_activation_scales` lets training move the activation scales below 7 bits until they are frozen.
     """
 
     weights: int = 8
@@ -35,6 +37,7 @@ class Bits:
     first_layer: int = 8
     last_layer: int = 8
     layers: Mapping[str, int] = field(default_factory=dict, hash=False)
+    learned_activation_scales: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "layers", dict(self.layers))
@@ -47,6 +50,10 @@ class Bits:
         """The width at the `place` of a network: that of `layers`, where it names the place, or `otherwise`."""
         found = [name for name in self.layers if place == name or place.startswith(f"{name}.")]
         return self.layers[max(found, key=len)] if found else otherwise
+
+    def learns_scale(self, width: int) -> bool:
+        """Whether activations of this width have a learned scale."""
+        return self.learned_activation_scales and width < 7
 
     def check_places(self, places: Iterable[str]) -> None:
         """Raise HardbitError for an entry of `layers` that none of `places` belongs to, with names that are near."""

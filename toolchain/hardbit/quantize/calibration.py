@@ -26,7 +26,8 @@ def calibrate(module: nn.Module, batches: Iterable[Tensor]) -> None:
     was_training = module.training
     module.train()
     for scale in scales.values():
-        scale.observing = not scale.is_fixed
+        if not scale.is_fixed:
+            scale.observe()
     with torch.no_grad():
         for batch in batches:
             module(batch)
