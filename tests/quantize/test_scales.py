@@ -1,6 +1,7 @@
 """Scales: short significands for weights, powers of two for activations."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -8,11 +9,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from hardbit.quantize import Bits, calibrate, quantize
+from hardbit import nets
+from hardbit.quantize import Bits, calibrate, freeze, quantize
+from hardbit.quantize.observation import Codes
 from hardbit.quantize.quantizers import activation_scale, is_activation_quantizer
 from hardbit.quantize.scales import SIGNIFICAND_BITS, ActivationScale, WeightScale, short_significand
 from hardbit_deploy.errors import HardbitError
 from quantized_examples import calibrated
+
+LEARNED = Bits(2, 2, learned_activation_scales=True)
 
 
 @given(st.floats(2.0**-60, 2.0**20))
@@ -31,25 +36,7 @@ def test_gradients_pass_straight_through_the_snapping():
     assert scale.grad.tolist() == [1.0, 1.0]
 
 
-@given(st.floats(1e-4, 1e4), st.sampled_from([3, 15, 127, 255]))
-def test_a_calibrated_activation_scale_is_the_nearest_power_of_two(reach, largest_code):
-    scale = ActivationScale(largest_code)
-    scale.observing = True
-    scale(torch.full((1000,), reach))
-    scale.settle()
-    exponent = math.log2(float(scale.value))
-    assert exponent == int(exponent)
-    assert abs(exponent - math.log2(reach / largest_code)) <= 0.5 + 1e-5
-
-
-def test_calibration_ignores_the_rare_outlier_and_leaves_the_image_scale_alone():
-    scale = ActivationScale(15, quantile=0.999)
-    scale.observing = True
-    values = torch.full((10_000,), 15.0)
-    values[:5] = 1e6
-    scale(values)
-    scale.settle()
-    assert float(scale.value) == 1.0
+def test_the_scale_of_the_image_is_given_and_not_calibrated():
     module = calibrated("lenet", 4)
     assert float(activation_scale(module.input_quant).value) == 1 / 256
 
@@ -63,16 +50,6 @@ def test_calibration_without_anything_to_see_is_refused_by_place(batches):
     assert float(activation_scale(module.get_submodule("0")).value) == 2.0**-9  # nearest to 1/2 over 255
 
 
-def test_a_layer_that_is_hardly_ever_active_is_calibrated_by_what_is():
-    scale = ActivationScale(15)
-    scale.observing = True
-    values = torch.zeros(10_000)
-    values[0] = 15.0
-    scale(values)
-    assert scale.settle()
-    assert float(scale.value) == 1.0
-
-
 def test_calibration_leaves_no_trace_in_the_statistics_of_batch_norm():
     module = calibrated("lenet", 4)
     before = {name: value.clone() for name, value in module.named_buffers() if "bn" in name}
@@ -83,14 +60,73 @@ def test_calibration_leaves_no_trace_in_the_statistics_of_batch_norm():
     assert not any(scale.observing for scale in scales)
 
 
-@pytest.mark.parametrize(("bits", "learned"), [(8, False), (7, False), (4, True), (3, True), (2, True)])
-def test_weight_scales_are_learned_below_seven_bits_and_cover_the_weights(bits, learned):
+def learned_scale(start):
+    scale = ActivationScale(Codes(0, 3), learned=True)
+    scale.observe()
+    scale(torch.full((4, 8), 3 * start))
+    assert scale.settle()
+    return scale
+
+
+@given(st.floats(-6.0, 6.0))
+def test_a_learned_activation_scale_is_a_power_of_two_whenever_it_is_used(moved):
+    scale = learned_scale(0.5)
+    with torch.no_grad():
+        scale.log2_scale.fill_(moved)
+    used = float(scale(torch.ones(4, 8)).detach())
+    assert used == float(scale.current()) == 2.0 ** round(moved)
+    scale.freeze()
+    assert float(scale(torch.ones(4, 8)).detach()) == used
+    assert not list(scale.parameters())
+
+
+def test_a_learned_activation_scale_grows_where_values_are_cut_off_and_shrinks_where_they_are_small():
+    module = quantize(nn.Sequential(nn.ReLU(), nn.Flatten(), nn.Linear(16, 2)), "onnxruntime", LEARNED)
+    quantizer = module.get_submodule("0")
+    images = torch.rand(32, 1, 4, 4, generator=torch.Generator().manual_seed(0)) - 0.5
+    calibrate(module, [images])
+    scale = activation_scale(quantizer)
+    for factor, sign in ((8.0, -1.0), (0.125, 1.0)):
+        scale.log2_scale.grad = None
+        x = images.clamp_min(0) * factor
+        (quantizer(x) - x).square().sum().backward()
+        assert float(scale.log2_scale.grad) * sign > 0
+
+
+def test_a_network_with_learned_scales_trains_freezes_and_has_the_tensors_of_one_without():
+    images = torch.rand(64, 1, 28, 28, generator=torch.Generator().manual_seed(0)) - 0.5
+    module = quantize(nets.build("lenet"), "onnxruntime", LEARNED)
+    calibrate(module, images.split(32))
+    learned = [name for name, _ in module.named_parameters() if "act_quant" in name]
+    assert len(learned) == 3  # the image's scale is not among them
+    optimizer = torch.optim.Adam(module.parameters(), 0.05)
+    before = [float(activation_scale(m).log2_scale) for m in (module.relu1, module.relu2, module.relu3)]
+    for _ in range(5):
+        nn.functional.cross_entropy(module(images), torch.arange(64) % 10).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    after = [float(activation_scale(m).log2_scale) for m in (module.relu1, module.relu2, module.relu3)]
+    assert all(one != other for one, other in zip(before, after, strict=True))
+    frozen = freeze(module.eval())
+    assert frozen.state_dict().keys() == freeze(calibrated("lenet", 2)).state_dict().keys()
+    assert [float(activation_scale(m).value) for m in (frozen.relu1, frozen.relu2)] == [
+        2 ** round(v) for v in after[:2]
+    ]
+
+
+def test_scales_of_seven_bits_and_more_are_not_learned():
+    module = quantize(nets.build("resnet8"), "onnxruntime", replace(LEARNED, activations=7))
+    assert not [name for name, _ in module.named_parameters() if "act_quant" in name]
+
+
+@pytest.mark.parametrize(("bits", "learned"), [(8, False), (7, False), (4, True), (3, True), (2, True), (1, False)])
+def test_weight_scales_are_learned_from_six_bits_to_two_and_cover_the_weights(bits, learned):
     torch.manual_seed(0)
     weight = torch.randn(6, 3, 3, 3)
     scale = WeightScale(weight, bits)
     assert (scale.log2_scale is not None) == learned
-    largest = 2 ** (bits - 1) - 1
-    statistic = weight.abs().mean((1, 2, 3)) if bits == 2 else weight.abs().amax((1, 2, 3))
+    largest = max(1, 2 ** (bits - 1) - 1)
+    statistic = weight.abs().mean((1, 2, 3)) if bits <= 2 else weight.abs().amax((1, 2, 3))
     assert torch.allclose(scale(weight).flatten(), statistic / largest, rtol=2.0**-SIGNIFICAND_BITS)
     if learned:
         scale(weight).sum().backward()
