@@ -11,7 +11,7 @@ from onnx import TensorProto, helper
 from gradient_reference import check_rule, differentiate, for_all, one_operator, run
 
 MANY = pytest.mark.parametrize("examples", [25, pytest.param(400, marks=pytest.mark.slow)])
-OPERATORS = {"Add": torch.add, "Sub": torch.sub, "Mul": torch.mul}
+OPERATORS = {"Add": torch.add, "Sub": torch.sub, "Mul": torch.mul, "Div": torch.div}
 
 
 @st.composite
@@ -80,6 +80,28 @@ def test_clip_passes_on_its_bounds_as_clamp_does(low, high):
     inputs = ["x", "l" if low is not None else "", "h" if high is not None else ""]
     node = helper.make_node("Clip", inputs, ["y"], name="clip")
     check_rule([node], KINKS, lambda i: torch.clamp(i, low, high), constants)
+
+
+def test_a_clip_that_no_value_reaches_needs_no_mask():
+    nodes = [helper.make_node("Softmax", ["x"], ["s"]), helper.make_node("Clip", ["s", "l", "h"], ["y"], name="clip")]
+    bounds = {"l": np.float32(-0.1), "h": np.float32(1.0)}
+    check_rule(nodes, KINKS, lambda i: torch.softmax(i, -1), bounds)
+    product = differentiate(one_operator(nodes, KINKS, KINKS.shape, bounds), "y", "x")
+    assert not {"GreaterOrEqual", "LessOrEqual"} & {node.op_type for node in product.graph.node}
+
+
+def test_erf_and_the_gelu_that_is_made_of_it():
+    x = np.linspace(-9, 9, 400, dtype=np.float32).reshape(2, 200)
+    check_rule([helper.make_node("Erf", ["x"], ["y"])], x, torch.erf)
+    nodes = [
+        helper.make_node("Div", ["x", "root"], ["scaled"]),
+        helper.make_node("Erf", ["scaled"], ["erf"]),
+        helper.make_node("Add", ["erf", "one"], ["share"]),
+        helper.make_node("Mul", ["x", "share"], ["product"]),
+        helper.make_node("Mul", ["product", "half"], ["y"]),
+    ]
+    numbers = {"root": np.float32(2**0.5), "one": np.float32(1), "half": np.float32(0.5)}
+    check_rule(nodes, x, torch.nn.functional.gelu, numbers)
 
 
 def test_masks_of_consecutive_operators_are_joined():

@@ -71,6 +71,50 @@ def test_matmul_with_a_constant_on_the_left():
     check_rule([node], x, lambda i: torch.from_numpy(w).double() @ i, {"w": w})
 
 
+@st.composite
+def products(draw):
+    """Shapes of two activations, or of an activation and a constant, whose leading axes are broadcast."""
+    rows, inner, columns = (draw(st.integers(1, 4)) for _ in range(3))
+    lead = draw(st.sampled_from([(), (1,), (3,)]))
+    other = draw(st.sampled_from([(), (1,), lead])) if lead else ()
+    shapes = [(2, *lead, rows, inner), (2, *other, inner, columns)]
+    return shapes if draw(st.booleans()) else [(2, *other, rows, inner), (2, *lead, inner, columns)]
+
+
+@MANY
+def test_matmul_of_two_activations(examples):
+    """Both are made of the image: one as it is, one by a product with a constant that gives it its shape."""
+
+    def holds(case):
+        left, right = case
+        x = draws(2, int(np.prod(left[1:])))
+        w = draws(x.shape[1], int(np.prod(right[1:])), seed=1)
+        rank = max(len(left), len(right))
+        padded = [(2, *[1] * (rank - len(shape)), *shape[1:]) for shape in (left, right)]
+        constants = {"w": w, "l": np.array((-1, *padded[0][1:])), "r": np.array((-1, *padded[1][1:]))}
+        nodes = [
+            helper.make_node("Reshape", ["x", "l"], ["a"]),
+            helper.make_node("MatMul", ["x", "w"], ["m"]),
+            helper.make_node("Reshape", ["m", "r"], ["b"]),
+            helper.make_node("MatMul", ["a", "b"], ["y"], name="product"),
+        ]
+        weights = torch.from_numpy(w).double()
+        check_rule(nodes, x, lambda i: i.reshape(padded[0]) @ (i @ weights).reshape(padded[1]), constants)
+
+    for_all(products(), holds, examples)
+
+
+def test_matmul_of_a_tensor_with_itself_transposed():
+    nodes = [helper.make_node("Transpose", ["x"], ["t"], perm=(0, 2, 1)), helper.make_node("MatMul", ["x", "t"], ["y"])]
+    check_rule(nodes, draws(2, 4, 3), lambda i: i @ i.transpose(1, 2), in_double=True)
+
+
+def test_matmul_of_constants_with_more_axes_than_the_image():
+    w = draws(3, 5, 4, seed=1)
+    node = helper.make_node("MatMul", ["w", "x"], ["y"], name="product")
+    check_rule([node], draws(3, 4, 2), lambda i: torch.from_numpy(w).double() @ i, {"w": w})
+
+
 @pytest.mark.parametrize("epsilon", [1e-5, 0.1])
 def test_batch_normalization_at_inference(epsilon):
     rng = np.random.default_rng(0)

@@ -11,7 +11,8 @@ from hypothesis import assume
 from hypothesis import strategies as st
 from onnx import helper
 
-from gradient_reference import average_pool, check_adjoint, check_rule, for_all, max_pool
+from gradient_reference import average_pool, check_adjoint, check_rule, for_all, max_pool, one_operator
+from hardbit.graph.gradient import UnsupportedOperator, differentiate
 
 MANY = pytest.mark.parametrize("examples", [25, pytest.param(500, marks=pytest.mark.slow)])
 
@@ -123,3 +124,39 @@ def test_the_sum_of_two_spread_gradients():
         helper.make_node("Add", ["a", "b"], ["y"]),
     ]
     check_rule(nodes, x, lambda i: i.mean((2, 3), keepdim=True) + torch.relu(i).mean((2, 3), keepdim=True))
+
+
+@st.composite
+def means(draw):
+    """Shape, axes of any sign and order but the batch, and whether they are kept."""
+    shape = (2, *(draw(st.integers(1, 4)) for _ in range(draw(st.integers(1, 3)))))
+    axes = draw(st.lists(st.integers(1, len(shape) - 1), min_size=1, unique=True))
+    return shape, [axis - len(shape) if draw(st.booleans()) else axis for axis in axes], draw(st.booleans())
+
+
+@MANY
+def test_reduce_mean(examples):
+    def holds(case):
+        shape, axes, keep = case
+        x = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
+        node = helper.make_node("ReduceMean", ["x", "a"], ["y"], name="mean", keepdims=int(keep))
+        check_rule([node], x, lambda i: i.mean(axes, keepdim=keep), {"a": np.array(axes, np.int64)})
+
+    for_all(means(), holds, examples)
+
+
+def test_a_mean_that_is_read_beside_its_tensor():
+    x = np.random.default_rng(0).standard_normal((2, 3, 4)).astype(np.float32)
+    nodes = [
+        helper.make_node("ReduceMean", ["x", "a"], ["m"], keepdims=1),
+        helper.make_node("Relu", ["m"], ["r"]),
+        helper.make_node("Mul", ["x", "r"], ["y"]),
+    ]
+    check_rule(nodes, x, lambda i: i * torch.relu(i.mean(1, keepdim=True)), {"a": np.array([1], np.int64)})
+
+
+def test_a_mean_over_the_batch_is_refused():
+    node = helper.make_node("ReduceMean", ["x", "a"], ["y"], name="odd", keepdims=1)
+    model = one_operator([node], np.zeros((2, 3), np.float32), (1, 3), {"a": np.array([0], np.int64)})
+    with pytest.raises(UnsupportedOperator, match=r"odd.*ReduceMean along the batch"):
+        differentiate(model, "y", "x")

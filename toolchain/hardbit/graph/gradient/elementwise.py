@@ -1,9 +1,11 @@
-"""Adjoints of Identity, Cast, Relu, float Clip, Add, Sub and Mul.
+"""Adjoints of Identity, Cast, Relu, float Clip, Erf, Add, Sub, Mul and Div.
 
 At a kink the derivative is the one that torch.autograd takes: 0 for Relu at 0, 1 for clamp at its bounds.
 """
 
 from __future__ import annotations
+
+import math
 
 import onnx
 from onnx import TensorProto
@@ -14,7 +16,7 @@ from hardbit.graph.gradient.primal import Shape, attributes
 from hardbit.graph.gradient.quantization import clipped_codes, codes_carry_relu
 from hardbit.graph.gradient.tape import Cotangent, Tape
 
-__all__ = ["add", "cast", "clip", "identity", "multiply", "relu", "subtract"]
+__all__ = ["add", "cast", "clip", "divide", "erf", "identity", "multiply", "relu", "subtract", "sum_to_shape"]
 
 FLOATS = (TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.BFLOAT16)
 
@@ -86,6 +88,25 @@ def multiply(tape: Tape, node: onnx.NodeProto, cotangent: Cotangent) -> list[Cot
         product = Cotangent(tape.emit("Mul", [tape.dense(cotangent, shape), other]))
         shares.append(operand_share(tape, node, product, position))
     return shares
+
+
+def divide(tape: Tape, node: onnx.NodeProto, cotangent: Cotangent) -> list[Cotangent | None]:
+    """Y = A / B: dA = dY / B, dB = -Y dY / B."""
+    quotient = tape.emit("Div", [tape.dense(cotangent, tape.graph.shape(node.output[0])), node.input[1]])
+    left = operand_share(tape, node, Cotangent(quotient), 0)
+    if node.input[1] not in tape.active:
+        return [left, None]
+    product = tape.emit("Neg", [tape.emit("Mul", [quotient, node.output[0]])])
+    return [left, operand_share(tape, node, Cotangent(product), 1)]
+
+
+def erf(tape: Tape, node: onnx.NodeProto, cotangent: Cotangent) -> list[Cotangent | None]:
+    """dX = dY 2 / sqrt(pi) exp(-X^2)."""
+    square = tape.emit("Mul", [node.input[0], node.input[0]])
+    bell = tape.emit("Exp", [tape.emit("Neg", [square])])
+    slope = tape.emit("Mul", [bell, tape.constant(2 / math.sqrt(math.pi))])
+    tensor = tape.dense(cotangent, tape.graph.shape(node.output[0]))
+    return [Cotangent(tape.emit("Mul", [tensor, slope]))]
 
 
 def operand_share(tape: Tape, node: onnx.NodeProto, cotangent: Cotangent, position: int) -> Cotangent | None:

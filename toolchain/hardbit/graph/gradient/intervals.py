@@ -33,6 +33,9 @@ KEEPS_RANGE = frozenset(
         "MaxPool",
         "GlobalAveragePool",
         "GlobalMaxPool",
+        "ReduceMean",
+        "Slice",
+        "Gather",
         "Squeeze",
         "Unsqueeze",
     }
@@ -68,6 +71,8 @@ def interval(graph: PrimalGraph, node: onnx.NodeProto, found: dict[str, Interval
         case "AveragePool":
             padded = any(attributes(node).get("pads", []))
             return (min(low, 0.0), max(high, 0.0)) if padded else (low, high)
+        case "Softmax":
+            return 0.0, 1.0
         case "Add":
             other = found.get(node.input[1], EVERYTHING)
             return low + other[0], high + other[1]

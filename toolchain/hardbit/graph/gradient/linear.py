@@ -1,10 +1,11 @@
-"""Adjoints of Gemm and MatMul with a constant second operand, and of BatchNormalization at inference."""
+"""Adjoints of Gemm with a constant second operand, of MatMul, and of BatchNormalization at inference."""
 
 from __future__ import annotations
 
 import numpy as np
 import onnx
 
+from hardbit.graph.gradient.elementwise import sum_to_shape
 from hardbit.graph.gradient.errors import UnsupportedOperator, node_label
 from hardbit.graph.gradient.primal import attributes
 from hardbit.graph.gradient.tape import Cotangent, Tape
@@ -30,18 +31,30 @@ def gemm(tape: Tape, node: onnx.NodeProto, cotangent: Cotangent) -> list[Cotange
 
 
 def matmul(tape: Tape, node: onnx.NodeProto, cotangent: Cotangent) -> list[Cotangent | None]:
-    """Y = X W with a constant matrix W, or its mirror image Y = W X."""
-    position = 0 if node.input[0] in tape.active else 1
-    other = tape.graph.constant(node, 1 - position)
-    if other is None or other.ndim != 2 or len(tape.graph.shape(node.input[position])) < 2:
-        raise UnsupportedOperator(
-            "MatMul of anything but an image's tensor and a constant matrix", where=node_label(node)
-        )
-    tensor = tape.dense(cotangent, tape.graph.shape(node.output[0]))
-    transposed = tape.constant(other.T)
-    if position == 0:
-        return [Cotangent(tape.emit("MatMul", [tensor, transposed])), None]
-    return [None, Cotangent(tape.emit("MatMul", [transposed, tensor]))]
+    """Y = A B for the last two axes, broadcast over the others: dA = dY B^T, dB = A^T dY."""
+    shapes = [tape.graph.shape(name) for name in node.input]
+    if any(len(shape) < 2 for shape in shapes):
+        raise UnsupportedOperator("MatMul of a vector", where=node_label(node))
+    result = tape.graph.shape(node.output[0])
+    tensor = tape.dense(cotangent, result)
+    shares: list[Cotangent | None] = []
+    for position, (name, shape) in enumerate(zip(node.input, shapes, strict=True)):
+        if name not in tape.active:
+            shares.append(None)
+            continue
+        other = transposed(tape, node.input[1 - position])
+        share = tape.emit("MatMul", [tensor, other] if position == 0 else [other, tensor])
+        shares.append(Cotangent(sum_to_shape(tape, share, (*result[:-2], *shape[-2:]), shape)))
+    return shares
+
+
+def transposed(tape: Tape, name: str) -> str:
+    """A tensor with its last two axes exchanged; of a constant, a constant."""
+    if name in tape.graph.constants:
+        return tape.constant(np.swapaxes(tape.graph.constants[name], -1, -2))
+    order = list(range(len(tape.graph.shape(name))))
+    order[-2:] = order[-1], order[-2]
+    return tape.emit("Transpose", [name], perm=order)
 
 
 def batch_normalization(tape: Tape, node: onnx.NodeProto, cotangent: Cotangent) -> list[Cotangent | None]:

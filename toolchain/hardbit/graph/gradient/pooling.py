@@ -1,4 +1,4 @@
-"""Adjoints of MaxPool, AveragePool and GlobalAveragePool over two spatial axes."""
+"""Adjoints of MaxPool, AveragePool and GlobalAveragePool over two spatial axes, and of ReduceMean over any."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from hardbit.graph.gradient.errors import UnsupportedOperator, node_label
 from hardbit.graph.gradient.primal import Shape, attributes
 from hardbit.graph.gradient.tape import Cotangent, Tape
 
-__all__ = ["average_pool", "global_average_pool", "max_pool"]
+__all__ = ["average_pool", "global_average_pool", "max_pool", "reduce_mean"]
 
 
 def max_pool(tape: Tape, node: onnx.NodeProto, cotangent: Cotangent) -> list[Cotangent | None]:
@@ -47,7 +47,7 @@ def first_maxima(tape: Tape, node: onnx.NodeProto) -> str:
     window of zeros. Float32 holds every code, so order and ties are the same.
     """
     if tape.graph.dtypes.get(node.input[0]) == TensorProto.FLOAT:
-        return tape.second_output(node)
+        return tape.further_output(node, 1)
     values = tape.emit("Cast", [node.input[0]], to=TensorProto.FLOAT)
     return tape.emit_second("MaxPool", [values], **attributes(node))
 
@@ -74,6 +74,19 @@ def global_average_pool(tape: Tape, node: onnx.NodeProto, cotangent: Cotangent) 
     pixels = math.prod(int(size or 0) for size in source[2:])
     tensor = tape.emit("Mul", [tape.dense(cotangent, target), tape.constant(1 / pixels)])
     return [Cotangent(tensor, spread=True)]
+
+
+def reduce_mean(tape: Tape, node: onnx.NodeProto, cotangent: Cotangent) -> list[Cotangent | None]:
+    """The same gradient for all that went into a mean: kept small, like that of a global average."""
+    source, given = tape.graph.shape(node.input[0]), tape.graph.constant(node, 1)
+    axes = set() if given is None else {int(axis) % len(source) for axis in given}
+    if not axes or any(source[axis] is None for axis in axes):
+        raise UnsupportedOperator("ReduceMean along the batch, or along computed axes", where=node_label(node))
+    kept = tuple(1 if axis in axes else size for axis, size in enumerate(source))
+    count = math.prod(int(source[axis] or 0) for axis in axes)
+    tensor = tape.dense(cotangent, tape.graph.shape(node.output[0]))
+    share = tape.emit("Mul", [tape.reshape(tensor, kept), tape.constant(1 / count)])
+    return [Cotangent(share, spread=True), None]
 
 
 def pooling_window(node: onnx.NodeProto, source: Shape) -> Window:

@@ -61,20 +61,25 @@ class Tape:
     active: frozenset[str] = frozenset()
     intervals: Mapping[str, Interval] = field(default_factory=dict)
     reused: dict[tuple[Any, ...], str] = field(default_factory=dict)
-    further_outputs: dict[str, str] = field(default_factory=dict)
+    further_outputs: dict[str, int] = field(default_factory=dict)
 
-    def second_output(self, node: onnx.NodeProto) -> str:
-        """Name of an optional second output that the forward node is to have in the finished graph."""
-        return self.further_outputs.setdefault(node.output[0], f"{PREFIX}{node.output[0]}.second")
+    def further_output(self, node: onnx.NodeProto, position: int) -> str:
+        """Name of an optional output, the second (1) or a later one, that the forward node is to have in the finished
+        graph."""
+        if position < len(node.output) and node.output[position]:
+            return node.output[position]
+        first = node.output[0]
+        self.further_outputs[first] = max(position, self.further_outputs.get(first, 0))
+        return f"{PREFIX}{first}.{position}"
 
     def forward_nodes(self) -> list[onnx.NodeProto]:
-        """The nodes of the primal graph, with the second outputs that rules asked for."""
+        """The nodes of the primal graph, with the further outputs that rules asked for."""
         nodes = []
         for node in self.graph.nodes:
             copy = onnx.NodeProto()
             copy.CopyFrom(node)
-            if node.output[0] in self.further_outputs:
-                copy.output.append(self.further_outputs[node.output[0]])
+            for position in range(len(node.output), self.further_outputs.get(node.output[0], 0) + 1):
+                copy.output.append(f"{PREFIX}{node.output[0]}.{position}")
             nodes.append(copy)
         return nodes
 
