@@ -1,6 +1,7 @@
 """The train step: shipped weights are taken when they are the recipe's, refused or retrained otherwise."""
 
 import json
+from contextlib import nullcontext
 
 import pytest
 
@@ -8,6 +9,7 @@ from hardbit import pipeline
 from hardbit.recipe import load_recipe
 from hardbit.steps.train import Trained, training_plan
 from hardbit_deploy.errors import HardbitError
+from hardbit_deploy.storage import sha256_file
 from recipe_examples import RECIPE, write_bars
 
 
@@ -116,6 +118,64 @@ def test_the_plan_is_the_recipe_in_the_words_of_the_trainer(tmp_path):
     assert (fgsm.kind, fgsm.eps_255, fgsm.step_255, fgsm.norm) == ("fgsm", 8.0, 10.0, "linf")
     assert (pgd.kind, pgd.steps, pgd.step_255) == ("pgd", 2, 8.0)
     assert [phase.frozen for phase in plan.phases] == [False, True]
+
+
+PUPIL = (
+    RECIPE.replace('"bars"', '"pupil"')
+    .replace("weights = 4\n", "weights = 2\n")
+    .replace(
+        "batch_size = 16",
+        'batch_size = 16\nselect = "best"\nteacher = "../bars"\ninitial_weights = "../bars/weights.safetensors"',
+    )
+    .replace('adversary = "fgsm"', 'adversary = "trades"\nsteps = 2\nloss = "distillation"\nema = 0.9\nweights = 8')
+)
+
+
+def test_a_recipe_that_goes_on_from_another_ones_network_and_learns_from_it(trained, tmp_path):
+    for name in ("bars", "pupil"):
+        (tmp_path / name).mkdir()
+    ship(trained, tmp_path / "bars")
+    recipe = load_recipe(write_bars(tmp_path / "pupil", PUPIL))
+    plan = training_plan(recipe)
+    assert plan.initial.digest == plan.teacher.digest == sha256_file(trained[1].weights)
+    assert (plan.phases[0].loss, plan.phases[0].ema, plan.phases[0].weights) == ("distillation", 0.9, 8)
+    assert (plan.select, plan.probe.eps_255, plan.probe.norm) == ("best", 8.0, "linf")
+    result = pipeline.run(recipe, tmp_path / "run", until="train")
+    log = Trained.at(result.folder("train")).read_log()
+    assert [record["bits"]["weights"] for record in log["history"]] == [8, 2]
+    assert log["epoch"] == 2
+    before = recipe.training_digest()
+    (tmp_path / "bars" / "weights.safetensors").write_bytes(b"others")
+    assert recipe.training_digest() != before, "weights that training starts from decide its result"
+
+
+class Remarks:
+    """Progress that keeps what it is told."""
+
+    def __init__(self):
+        self.remarks = []
+
+    def remark(self, text):
+        self.remarks.append(text)
+
+    def step_started(self, name, title): ...
+
+    def step_ended(self, name, note, seconds, *, skipped): ...
+
+    def training(self):
+        return nullcontext()
+
+    def checking(self):
+        return nullcontext()
+
+
+def test_overfitting_is_told_of(tmp_path, monkeypatch):
+    monkeypatch.setattr("hardbit.train.loop.is_overfitting", lambda phase: phase[-1]["epoch"] == 2)
+    progress = Remarks()
+    result = pipeline.run(load_recipe(write_bars(tmp_path)), tmp_path / "run", until="train", progress=progress)
+    assert progress.remarks[-1].startswith("training: catastrophic overfitting in epoch 2: accuracy under PGD fell")
+    log = Trained.at(result.folder("train")).read_log()
+    assert [record["overfitting"] for record in log["history"]] == [False, True]
 
 
 def test_the_weights_carry_the_recipe_that_made_them(trained):

@@ -1,7 +1,8 @@
 """Train the network of a recipe: weights only.
 
-Quantization-aware adversarial training on the whole train split. A checkpoint is written after every epoch: after
-Ctrl-C or a kill the same command goes on from it, to the weights that an uninterrupted run would have given.
+Quantization-aware adversarial training on the whole train split. A checkpoint is written after every epoch and every
+ten minutes within one: after Ctrl-C or a kill the same command goes on from it, to the weights that an uninterrupted
+run would have given.
 torchrun starts it in several processes, one a GPU, which share every batch. Curves for TensorBoard are written to
 tensorboard/ in the run's folder."""
 

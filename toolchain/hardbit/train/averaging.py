@@ -34,5 +34,6 @@ class WeightAverage:
 
     def restore(self, state: Mapping[str, Tensor], updates: int) -> None:
         """Go on from a saved average."""
-        self.state = {name: value.clone() for name, value in state.items()}
+        for name, value in state.items():
+            self.state[name].copy_(value)
         self.updates = updates

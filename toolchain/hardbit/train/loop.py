@@ -74,7 +74,7 @@ def train(
 ) -> TrainingResult:
     """Train by `plan` on `images` uint8 (n, channels, height, width) and `labels` int64 (n,).
 
-    `held_out` images are never trained on: robustness is measured on them after every epoch (on the first training
+    `held_out` images are never trained on: robustness is measured on 512 of them after every epoch (on 256 training
     images where there are none), and the plan's selection "best" goes by them. `run_dir` gets checkpoint.safetensors
     after every epoch and between, weights.safetensors at the end. A checkpoint whose `digest` is the same is gone on
     from, to the same weights bit for bit (same machine, one thread); another one is refused. In a `world` of several
@@ -165,6 +165,7 @@ class _Training:
 
     def _record(self, now: EpochUnderWay) -> None:
         """Add the epoch's record to the history, and keep its network if it is the best of the last phase."""
+        started = time.perf_counter()
         number, within = self.plan.phase_of(now.epoch)
         record = now.record(self.plan.phases[number])
         record["bits"] = {"weights": self.trainee.bits.weights, "activations": self.trainee.bits.activations}
@@ -173,9 +174,10 @@ class _Training:
             record |= self.probe.measure(network, self.world)
             of_phase = [*self.history[len(self.history) - within :], record]
             record["overfitting"] = is_overfitting(of_phase)
-            is_best = record["pgd"] > max((earlier["pgd"] for earlier in of_phase[:-1]), default=-1.0)
+            is_best = record["pgd"] > max((earlier.get("pgd", -1.0) for earlier in of_phase[:-1]), default=-1.0)
             if self.plan.select == "best" and number == len(self.plan.phases) - 1 and is_best:
                 self.best, self.best_epoch = network.state_dict(), now.epoch + 1
+        record["seconds"] = round(record["seconds"] + time.perf_counter() - started, 1)
         self.history.append(record)
 
     def _restore(self, saved: Checkpoint | None) -> EpochUnderWay | None:
@@ -219,8 +221,10 @@ class _Training:
             return None
         images, labels = self.data if held_out is None else _on_device(held_out, self.world.device)
         count = _PROBE_IMAGES if held_out is None else _HELD_OUT_IMAGES
-        pixels = centred(images[:count]).contiguous(memory_format=torch.channels_last)
-        return Probe(pixels, labels[:count], adversary, self.plan.seed)
+        order = torch.randperm(len(images), generator=torch.Generator().manual_seed(self.plan.seed))
+        chosen = order[:count].sort().values.to(images.device)  # a set may be sorted by class: not its first images
+        pixels = centred(images[chosen]).contiguous(memory_format=torch.channels_last)
+        return Probe(pixels, labels[chosen], adversary, self.plan.seed)
 
 
 def _on_device(data: tuple[NDArray[np.uint8], NDArray[np.int64]], device: torch.device) -> tuple[Tensor, Tensor]:

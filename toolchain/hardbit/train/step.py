@@ -36,7 +36,11 @@ class Outcome:
 
 
 class Update:
-    """Updates of `trainee` within one phase. The shadows follow the network's weights before each use."""
+    """Updates of `trainee` within one phase. The shadows follow the network's weights before each use.
+
+    A loss of clean and adversarial predictions takes them in two passes, so BatchNorm normalises each by its own kind
+    and its running statistics see both, as in the authors' code of TRADES.
+    """
 
     def __init__(self, trainee: Trainee, phase: Phase, world: World) -> None:
         plan = trainee.plan
@@ -51,7 +55,8 @@ class Update:
         self.outer_precision = plan.outer_precision
         self.teacher: Callable[[Tensor], Tensor] | None = None
         if phase.loss == "distillation" and plan.teacher is not None:
-            self.teacher = Shadow(plan.teacher.network, batch_norm="running", precision=precision)
+            network = plan.teacher.network.to(trainee.device)
+            self.teacher = Shadow(network, batch_norm="running", precision=precision)
 
     def __call__(
         self,
