@@ -199,7 +199,7 @@ def _activation_problems(
     bits = bits_of(node)
     if bits is not None and zero_point is not None:
         low, high = _code_range(graph, clip, zero_point)
-        if high - low >= 2**bits:
+        if high - low >= 2**bits and not (bits == 1 and (low, high) == (-1, 1)):
             yield node.name, f"codes from {low} to {high} do not fit the {bits} bits declared", "clip the codes"
 
 

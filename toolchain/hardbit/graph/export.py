@@ -16,6 +16,7 @@ import onnx
 from onnx import TensorProto, helper
 from torch import Tensor, fx, nn
 
+from hardbit.graph.binary_quantizer import EXACT_SUM, write_binary_quantizer
 from hardbit.graph.float_operators import REASONS, write_float_operator
 from hardbit.graph.layer_parameters import write_parameters
 from hardbit.graph.node_writer import NodeWriter
@@ -28,7 +29,7 @@ from hardbit.quantize.operators import (
     operator_of,
     pooling_of,
 )
-from hardbit.quantize.quantizers import activation_numerics, is_weight_layer
+from hardbit.quantize.quantizers import activation_numerics, is_activation_quantizer, is_weight_layer
 from hardbit_deploy.errors import HardbitError
 
 __all__ = ["CANONICAL_FORMAT", "IR_VERSION", "OPSET", "export_canonical"]
@@ -196,23 +197,33 @@ class _Exporter:
             return "its weights are float"
         if node.all_input_nodes[0] not in self.codes:
             return "its activations are float"
+        if operator == "Conv" and any(self._is_binary(user) for user in node.users):
+            return EXACT_SUM
         if operator == "Conv" and not self._ends_in_codes(node):
             return "it would have to end in codes, and what it gives is kept in float"
         return None
 
     def _stream_reason(self, node: fx.Node, reason: str) -> str | None:
         """`reason` where sums or averages are not from codes to codes."""
+        if any(self._is_binary(user) for user in node.users):
+            return EXACT_SUM
         from_codes = all(source in self.codes for source in node.all_input_nodes)
         return None if from_codes and self._ends_in_codes(node) else reason
 
     def _ends_in_codes(self, node: fx.Node) -> bool:
         return [operator_of(self.module, user) for user in node.users] == ["Quantize"]
 
+    def _is_binary(self, node: fx.Node) -> bool:
+        child = self.module.get_submodule(str(node.target)) if node.op == "call_module" else None
+        return is_activation_quantizer(child) and activation_numerics(child).is_binary
+
     def _write_quantizer(self, layer: nn.Module, name: str, tensor: str) -> str:
         numerics = activation_numerics(layer)
         writer = self.writer
         if hasattr(layer, "act_quant") and type(layer).__name__ == "QuantReLU":
             tensor = writer.node("Relu", [tensor], name)
+        if numerics.is_binary:
+            return write_binary_quantizer(writer, tensor, name, numerics.scale)
         dtype = np.int8 if numerics.signed else np.uint8
         scale = writer.constant(f"{name}.scale", np.float32(numerics.scale))
         zero_point = writer.constant(f"{name}.zero_point", dtype(0))
