@@ -78,12 +78,15 @@ def build_bundle(
     engine_section: dict[str, Any] | None = None,
     labels: NDArray[np.int64] | None = None,
     with_twin: bool = True,
+    with_smooth: bool = False,
+    transfers: dict[str, NDArray[np.uint8]] | None = None,
     **changes: Any,
 ) -> Bundle:
     """Write a bundle whose engine, attack graph and twin are all `canonical`; `engine` replaces the lowered graph.
 
     `engine_section` replaces the manifest's section `engine`, other `changes` those by their names. The images are
-    `smooth_images(count, input shape, seed)`.
+    `smooth_images(count, input shape, seed)`. `with_smooth` adds the attack graph through the smooth surrogate,
+    `transfers` images of other networks, uint8 (count, candidates, *input shape).
     """
     canonical = canonical_examples.plain_cnn() if canonical is None else canonical
     lowered = lower(canonical, "onnxruntime")
@@ -109,6 +112,15 @@ def build_bundle(
     }
     if engine_section is not None:
         changes["engine"] = engine_section
+    if with_smooth:
+        files["smooth.onnx"] = build_attack_graph(canonical, surrogate="smooth").SerializeToString()
+        changes["attack"] = {"file": "attack.onnx", "smooth_file": "smooth.onnx", "losses": ["cross_entropy", "margin"]}
+    if transfers:
+        files |= {f"transfer_{name}.npy": made for name, made in transfers.items()}
+        changes["transfer"] = [
+            {"name": name, "images": f"transfer_{name}.npy", "candidates": made.shape[1]}
+            for name, made in transfers.items()
+        ]
     fields = manifest_fields(canonical, images, **changes)
     if not with_twin:
         del fields["twin"]

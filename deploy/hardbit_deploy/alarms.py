@@ -10,13 +10,15 @@ Boundary: judges counts; what produces them is in `chunk`.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from hardbit_deploy.network_bits import NetworkBits
 from hardbit_deploy.statistics import clopper_pearson, mcnemar_exact
 
 __all__ = [
+    "ACCEPTABLE",
     "Alarm",
     "CurvePoint",
     "converged",
@@ -27,12 +29,29 @@ __all__ = [
     "iterative_beats_one_step",
     "logits",
     "parity",
+    "surrogates",
+    "white_box_beats_black_box",
+    "white_box_beats_transfer",
 ]
+
+ACCEPTABLE = (
+    "gradients",
+    "iterative_beats_one_step",
+    "surrogates",
+    "white_box_beats_black_box",
+    "white_box_beats_transfer",
+    "eps_curve",
+    "converged",
+)
+"""Alarms that speak of how strong attacks are on a network: a gate may know of them (see `known_alarms`). The others
+say that the measurement itself is broken."""
 
 PARITY_LEAST = 0.99
 LOGITS_LIMIT = 0.01
 GRADIENTS_LIMIT = 0.05
 HALF_A_POINT = 0.005
+ONE_POINT = 0.01
+FEW_IMAGES = 2  # that Square may fool alone whatever their share, for chance has its part in a random search
 CURVE_SIGNIFICANCE = 0.01
 CONFIDENCE = 0.95
 
@@ -170,8 +189,62 @@ def converged(more_steps: int, more_restarts: int, images: int) -> Alarm:
     return _judged("converged", bound > HALF_A_POINT, gain / images, HALF_A_POINT, reason)
 
 
+def white_box_beats_black_box(alone: int, images: int, bits: NetworkBits, *, was_run: bool) -> Alarm:
+    """Images that Square fools and no gradient does: at most 1 %, or two.
+
+    Square sees no gradient, so what it finds alone was hidden from those that do. Where activations have 3 bits and
+    fewer, a suite without Square is an alarm by itself.
+    """
+    name = "white_box_beats_black_box"
+    if not images:
+        return _not_run(name, ONE_POINT, "no images")
+    if not was_run:
+        reason = f"Square was not run, and with {bits.fewest_of_activations}-bit activations gradients mislead"
+        return (
+            _missing(name, ONE_POINT, reason) if bits.need_queries else _not_run(name, ONE_POINT, "Square was not run")
+        )
+    reason = f"{alone} of {images} images are fooled by Square and by no attack that uses gradients"
+    return _judged(name, alone > max(FEW_IMAGES, ONE_POINT * images), alone / images, ONE_POINT, reason)
+
+
+def white_box_beats_transfer(alone: Mapping[str, int], images: int) -> Alarm:
+    """Images made on another network that fool this one, where no gradient of its own does: at most 1 %.
+
+    `alone` counts them for each source, and under "all" for all sources together.
+    """
+    name = "white_box_beats_transfer"
+    if not images or not alone:
+        return _not_run(name, ONE_POINT, "no images" if alone else "the bundle holds no images of other networks")
+    count = alone["all"]
+    each = ", ".join(f"{source} {number}" for source, number in alone.items() if source != "all")
+    reason = f"{count} of {images} images are fooled by transfer and by no attack that uses gradients ({each})"
+    return _judged(name, count > max(1, ONE_POINT * images), count / images, ONE_POINT, reason)
+
+
+def surrogates(alone: Mapping[str, int], images: int, bits: NetworkBits) -> Alarm:
+    """Below 4 bits gradients through both surrogates are needed; their union is used.
+
+    `alone` counts, for each surrogate that was used, the images that gradients through it fool and no others do.
+    """
+    if not images:
+        return _not_run("surrogates", None, "no images")
+    if len(alone) < 2:
+        reason = f"only the gradient through the {next(iter(alone))} surrogate was used"
+        if bits.need_both_surrogates:
+            return _missing("surrogates", None, f"{reason}, and the network has layers of {bits.fewest} bits")
+        return _not_run("surrogates", None, reason)
+    each = ", ".join(f"{number} through the {surrogate} one alone" for surrogate, number in alone.items())
+    reason = f"of {images} images gradients fool {each}; their union is used"
+    return _judged("surrogates", False, max(alone.values()) / images, None, reason)
+
+
 def _judged(name: str, raised: bool, value: float, threshold: float | None, reason: str) -> Alarm:
     return Alarm(name, "alarm" if raised else "pass", float(value), threshold, reason)
+
+
+def _missing(name: str, threshold: float | None, reason: str) -> Alarm:
+    """What should have been run and was not."""
+    return Alarm(name, "alarm", None, threshold, reason)
 
 
 def _not_run(name: str, threshold: float | None, reason: str) -> Alarm:

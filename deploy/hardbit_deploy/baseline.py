@@ -16,7 +16,8 @@ from hardbit_deploy.statistics import PairedComparison, compare_paired
 
 __all__ = ["Baseline", "load_baseline"]
 
-SAME_SUITE_KEYS = ("steps", "restarts", "losses")  # what makes attacks stronger or weaker; a seed does not
+# What makes attacks stronger or weaker; a seed does not.
+SAME_SUITE_KEYS = ("steps", "restarts", "losses", "surrogates", "square_queries", "transfer")
 
 
 @dataclass(frozen=True)

@@ -78,6 +78,15 @@ class Bundle:
         name = self.manifest.twin_adversarial_logits_file
         return None if name is None else self._array(name, np.float32, self.manifest.classes)
 
+    @cached_property
+    def transfers(self) -> dict[str, NDArray[np.uint8]]:
+        """Adversarial images made on other networks, by their names: uint8 (n, candidates, channels, height, width)."""
+        shape = self.manifest.input_shape
+        return {
+            source.name: self._array(source.images_file, np.uint8, source.candidates, *shape)
+            for source in self.manifest.transfers
+        }
+
     def _array(self, name: str, dtype: type[np.generic], *image: int) -> NDArray[Any]:
         expected = (self.manifest.image_count, *image)
         try:
@@ -207,3 +216,4 @@ def _open_arrays(bundle: Bundle) -> None:
             "build the bundle anew",
         )
     _ = (bundle.images, bundle.twin_clean_logits, bundle.twin_adversarial_images, bundle.twin_adversarial_logits)
+    _ = bundle.transfers

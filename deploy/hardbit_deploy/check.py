@@ -24,8 +24,9 @@ from hardbit_deploy.bundle import Bundle, load_bundle
 from hardbit_deploy.chunk_store import forget_chunks
 from hardbit_deploy.engines import executed_precision
 from hardbit_deploy.errors import HardbitError
-from hardbit_deploy.evaluate import Evaluation, evaluate
+from hardbit_deploy.evaluate import Evaluation, evaluate, runnable
 from hardbit_deploy.gate import AttackRule, Gate, load_gate, parse_gate
+from hardbit_deploy.known_alarms import accept_known
 from hardbit_deploy.latency import LatencyReport, LatencySettings, measure
 from hardbit_deploy.manifest import MANIFEST_NAME
 from hardbit_deploy.preflight import describe_machine, grade
@@ -53,6 +54,7 @@ class CheckOptions:
     suite: str | None = None
     steps: int | None = None
     restarts: int | None = None
+    square_queries: int | None = None
     seed: int | None = None
     images: int | None = None  # the first so many of the bundle's
     workers: int | None = None  # threads of the attacks; None for one a core
@@ -102,6 +104,8 @@ def check(
             limit=options.images,
         )
         document |= evaluation.to_document()
+        document["suite"] |= {"transfer": _sources(bundle)}
+        document["alarms"] = accept_known(document["alarms"], promise.known_alarms)
         document["resumed_images"] = evaluation.resumed_images
         timings = _timings(bundle, options, report)
         document["latency"] = timings.to_document() if timings else None
@@ -147,19 +151,33 @@ def _refuse_other_attacks(rule: AttackRule | None, document: Mapping[str, Any]) 
             where="gate: attack",
             remedy="build the bundle for that threat model",
         )
-    for name, least in (("steps", rule.min_steps), ("restarts", rule.min_restarts)):
+    for name in ("steps", "restarts", "square_queries"):
+        least = getattr(rule, f"min_{name}")
         if least is not None and suite[name] < least:
             raise HardbitError(
-                f"the suite '{suite['name']}' has {suite[name]} {name}, the gate asks for {least}",
+                f"the suite '{suite['name']}' has {suite[name]} {name.replace('_', ' ')}, the gate asks for {least}",
                 where=f"gate: attack.min_{name}",
-                remedy=f"give --{name} {least}, or a stronger suite",
+                remedy=f"give --{name.replace('_', '-')} {least}, or a stronger suite",
             )
+    missing = set(rule.surrogates or ()) - set(suite["surrogates"])
+    if missing:
+        raise HardbitError(
+            f"the suite '{suite['name']}' attacks without the {missing.pop()} surrogate, which the gate asks for",
+            where="gate: attack.surrogates",
+            remedy="leave the suite as the bundle declares it, or build the bundle with that surrogate",
+        )
 
 
 def _suite_of(bundle: Bundle, options: CheckOptions) -> Suite:
     """The suite that was asked for; one that is changed loses its name, for a name says how hard it was."""
-    declared = named_suite(options.suite) if options.suite else bundle.manifest.suite
-    wanted = {"steps": options.steps, "restarts": options.restarts, "seed": options.seed}
+    manifest = bundle.manifest
+    declared = runnable(named_suite(options.suite, manifest.bits) if options.suite else manifest.suite, bundle)
+    wanted = {
+        "steps": options.steps,
+        "restarts": options.restarts,
+        "square_queries": options.square_queries,
+        "seed": options.seed,
+    }
     changes: dict[str, Any] = {key: value for key, value in wanted.items() if value is not None}
     suite = replace(declared, **changes)
     return suite if replace(suite, seed=declared.seed) == declared else replace(suite, name="custom")
@@ -218,6 +236,7 @@ def _head(bundle: Bundle, suite: Suite, options: CheckOptions) -> dict[str, Any]
         "suite": {
             **suite.to_document(),
             "images": min(options.images or manifest.image_count, manifest.image_count),
+            "transfer": _sources(bundle),
         },
         "agreement": [],
         "attacks": [],
@@ -226,6 +245,11 @@ def _head(bundle: Bundle, suite: Suite, options: CheckOptions) -> dict[str, Any]
         "latency": None,
         "files": {},
     }
+
+
+def _sources(bundle: Bundle) -> list[str]:
+    """The networks whose adversarial images the bundle carries."""
+    return [source.name for source in bundle.manifest.transfers]
 
 
 def _timings(bundle: Bundle, options: CheckOptions, report: Progress) -> LatencyReport | None:

@@ -24,7 +24,8 @@ from numpy.typing import NDArray
 
 from hardbit_deploy import engines
 from hardbit_deploy.bundle import Bundle
-from hardbit_deploy.chunk import Chunk, Measurements, curve_radii_255, measure_chunk, work_in_image_steps
+from hardbit_deploy.chunk import Chunk, Measurements, measure_chunk, work_in_queries
+from hardbit_deploy.chunk_counts import curve_radii_255
 from hardbit_deploy.chunk_store import ChunkStore
 from hardbit_deploy.engines.base import Target
 from hardbit_deploy.errors import HardbitError
@@ -32,14 +33,14 @@ from hardbit_deploy.evidence import Evidence, collect_evidence
 from hardbit_deploy.preflight import cpu_model, usable_cores
 from hardbit_deploy.suite import Suite
 
-__all__ = ["Evaluation", "Progress", "evaluate"]
+__all__ = ["Evaluation", "Progress", "evaluate", "runnable"]
 
-# What was done, then done and total in image-steps: one gradient of one image. It jumps where images fall early.
+# What was done, then done and total, in queries of one image; a gradient is several. It jumps where images fall early.
 Progress = Callable[[str, int, int], None]
 
 _CHUNK_BYTES = 128 << 20
 _BYTES_PER_VALUE = 24  # what a running attack holds for every pixel value: bytes, shadow, bounds, gradient
-_METHOD = 2  # raise when measurements of one chunk change their meaning, so that old ones are not resumed from
+_METHOD = 3  # raise when measurements of one chunk change their meaning, so that old ones are not resumed from
 
 
 @dataclass(frozen=True)
@@ -47,8 +48,8 @@ class Evaluation:
     """What was seen; the lists are the parts of a result document by the same names, JSON-able as they are.
 
     `records` holds one entry per image: `index`, `label` int64, `clean`, `survived/<attack>` (spaces as `_`),
-    `worst_case` bool. `examples` holds up to twelve images: `clean`, `adversarial` uint8, `label`, `clean_prediction`,
-    `adversarial_prediction` int64, `attack` text.
+    `worst_case` bool, `queries/<attack>` int64. `examples` holds up to twelve images: `clean`, `adversarial` uint8,
+    `label`, `clean_prediction`, `adversarial_prediction` int64, `attack` text.
     """
 
     threat_model: dict[str, Any]
@@ -91,7 +92,7 @@ def evaluate(
     Raises HardbitError for settings that do not fit the bundle and for a runtime that cannot load it.
     """
     started = time.perf_counter()
-    suite = bundle.manifest.suite if suite is None else suite
+    suite = runnable(bundle.manifest.suite if suite is None else suite, bundle)
     images = _image_count(bundle, suite, limit)
     workers = usable_cores() if workers is None else workers
     if workers < 1:
@@ -113,10 +114,14 @@ def evaluate(
             if store is not None:
                 store.save(first, len(measured["index"]), measured)
             done[first] = measured
-    evidence = collect_evidence(
-        (done[first] for first, _ in plan.chunks), suite, bundle.manifest.threat_model, plan.radii_255
-    )
+    evidence = collect_evidence((done[first] for first, _ in plan.chunks), suite, bundle.manifest, plan.radii_255)
     return _as_evaluation(evidence, bundle, suite, images, time.perf_counter() - started, resumed)
+
+
+def runnable(suite: Suite, bundle: Bundle) -> Suite:
+    """What of `suite` can be run on the bundle: without a smooth attack graph, the rest of it, and an alarm says so
+    where that is not enough."""
+    return suite if bundle.manifest.smooth_attack_file else suite.without_smooth()
 
 
 class _Plan:
@@ -124,7 +129,8 @@ class _Plan:
 
     def __init__(self, bundle: Bundle, suite: Suite, images: int) -> None:
         values = math.prod(bundle.manifest.input_shape)
-        size = max(1, min(suite.chunk, _CHUNK_BYTES // (_BYTES_PER_VALUE * values)))
+        candidates = sum(source.candidates for source in bundle.manifest.transfers)
+        size = max(1, min(suite.chunk, _CHUNK_BYTES // ((_BYTES_PER_VALUE + candidates) * values)))
         self.bundle = bundle
         self.suite = suite
         self.chunks = [(first, min(size, images - first)) for first in range(0, images, size)]
@@ -145,10 +151,12 @@ class _Plan:
             copied(bundle.twin_clean_logits),
             copied(bundle.twin_adversarial_images),
             copied(bundle.twin_adversarial_logits),
+            {name: np.array(made[rows]) for name, made in bundle.transfers.items()},
         )
 
     def work(self, first: int, count: int) -> int:
-        return work_in_image_steps(count, first, self.suite, len(self.radii_255))
+        candidates = sum(source.candidates for source in self.bundle.manifest.transfers)
+        return work_in_queries(count, first, self.suite, len(self.radii_255), candidates)
 
     def decides(self, runtime: str) -> dict[str, Any]:
         return {

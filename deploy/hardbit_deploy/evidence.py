@@ -13,10 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hardbit_deploy import alarms
-from hardbit_deploy.attacks import ThreatModel, step_size_255
+from hardbit_deploy.attacks import step_size_255
 from hardbit_deploy.chunk import MAX_EXAMPLES, Measurements
+from hardbit_deploy.chunk_attacks import transfer_name
+from hardbit_deploy.manifest import Manifest
 from hardbit_deploy.statistics import clopper_pearson_upper, wilson_interval
-from hardbit_deploy.suite import Suite
+from hardbit_deploy.suite import STRAIGHT_THROUGH, Suite
 
 __all__ = ["Evidence", "collect_evidence"]
 
@@ -36,9 +38,9 @@ class Evidence:
 
 
 def collect_evidence(
-    chunks: Iterable[Measurements], suite: Suite, threat_model: ThreatModel, radii_255: tuple[float, ...]
+    chunks: Iterable[Measurements], suite: Suite, manifest: Manifest, radii_255: tuple[float, ...]
 ) -> Evidence:
-    """Add up the chunks of one evaluation, given in the order of their images."""
+    """Add up the chunks of one evaluation of the bundle of `manifest`, given in the order of their images."""
     totals = _Totals()
     for measured in chunks:
         totals.add(measured)
@@ -46,9 +48,9 @@ def collect_evidence(
     curve = np.concatenate(totals.curve, axis=1)
     return Evidence(
         agreement=[_agreement_row(name, totals) for name in _AGREEMENTS if name in totals.agreement],
-        attacks=_attack_rows(totals, suite, threat_model),
+        attacks=_attack_rows(totals, suite, manifest),
         eps_curve=_curve_rows(curve, radii_255),
-        alarms=_alarms(totals, suite, curve, radii_255),
+        alarms=_alarms(totals, suite, manifest, curve, radii_255),
         records={_record_name(name): value for name, value in records.items()},
         examples=totals.chosen_examples(),
     )
@@ -106,32 +108,45 @@ def _agreement_row(name: str, totals: _Totals) -> dict[str, Any]:
     }
 
 
-def _attack_rows(totals: _Totals, suite: Suite, threat_model: ThreatModel) -> list[dict[str, Any]]:
-    ball = threat_model.to_document()
-    same_bits = totals.record("same_bits")
-    logits = "engine"
-    if same_bits.any():
-        logits = "attack graph" if same_bits.all() else f"attack graph for {np.count_nonzero(same_bits)} images"
-        logits += ", bit-equal to the engine"
-    rows = [_attack_row(totals, "clean", "clean", {})]
-    one_step = {**ball, "steps": 1, "step_255": threat_model.eps_255, "start": "image", "loss": suite.losses[0]}
-    rows.append(_attack_row(totals, "fgsm", "survived/fgsm", one_step))
-    for loss in suite.losses:
-        name = suite.pgd_name(loss)
+def _attack_rows(totals: _Totals, suite: Suite, manifest: Manifest) -> list[dict[str, Any]]:
+    model = manifest.threat_model
+    ball = model.to_document()
+    one_step = {**ball, "steps": 1, "step_255": model.eps_255, "start": "image", "loss": suite.losses[0]}
+    rows = [_attack_row(totals, "clean", "clean", {}), _attack_row(totals, "fgsm", "survived/fgsm", one_step)]
+    for surrogate, loss in suite.climbs:
+        name = suite.pgd_name(loss, surrogate)
         settings = {
             **ball,
             "steps": suite.steps,
-            "step_255": step_size_255(threat_model, suite.steps),
+            "step_255": step_size_255(model, suite.steps),
             "restarts": suite.restarts,
             "start": "random",
             "seed": suite.seed,
             "loss": loss,
-            "step_logits": logits,
+            "surrogate": surrogate,
+            "step_logits": _step_logits(totals) if surrogate == STRAIGHT_THROUGH else "engine",
         }
         rows.append(_attack_row(totals, name, f"survived/{name}", settings))
+    if suite.square_name is not None:
+        name = suite.square_name
+        settings = {**ball, "queries": suite.square_queries, "start": "stripes", "seed": suite.seed, "loss": "margin"}
+        made = int(totals.records()[f"queries/{name}"].sum())
+        rows.append(_attack_row(totals, name, f"survived/{name}", settings | {"queries_made": made}))
+    for source in manifest.transfers:
+        name = transfer_name(source.name)
+        rows.append(_attack_row(totals, name, f"survived/{name}", {**ball, "candidates": source.candidates}))
     worst = _attack_row(totals, "worst_case", "worst_case", ball)
     worst["seconds"] = sum(row["seconds"] for row in rows)
     return [*rows, worst]
+
+
+def _step_logits(totals: _Totals) -> str:
+    """Whose logits straight-through PGD took within a climb."""
+    same_bits = totals.record("same_bits")
+    if not same_bits.any():
+        return "engine"
+    which = "attack graph" if same_bits.all() else f"attack graph for {np.count_nonzero(same_bits)} images"
+    return f"{which}, bit-equal to the engine"
 
 
 def _attack_row(totals: _Totals, name: str, record: str, settings: dict[str, Any]) -> dict[str, Any]:
@@ -155,14 +170,11 @@ def _rate(survived: NDArray[np.bool_]) -> dict[str, Any]:
 
 
 def _alarms(
-    totals: _Totals, suite: Suite, curve: NDArray[np.bool_], radii_255: tuple[float, ...]
+    totals: _Totals, suite: Suite, manifest: Manifest, curve: NDArray[np.bool_], radii_255: tuple[float, ...]
 ) -> list[alarms.Alarm]:
     def counted(name: str) -> tuple[int, ...]:
         return tuple(int(count) for count in totals.counts[name])
 
-    survives_pgd = np.all([totals.record(f"survived/{suite.pgd_name(loss)}") for loss in suite.losses], axis=0)
-    missed = int(np.count_nonzero(survives_pgd & ~totals.record("survived/fgsm")))
-    images = len(survives_pgd)
     cases = [
         (name.partition("/")[2], int(count[0]), int(count[1]))
         for name, count in totals.counts.items()
@@ -179,10 +191,45 @@ def _alarms(
         alarms.determinism(*determinism),
         alarms.logits(*bad_logits),
         alarms.gradients(cases),
-        alarms.iterative_beats_one_step(missed, images),
+        *_alarms_between_attacks(totals, suite, manifest),
         alarms.eps_curve(_curve_points(curve, radii_255), curve.shape[1], largest_class),
         alarms.feasible(*feasible),
         alarms.converged(*converged),
+    ]
+
+
+def _alarms_between_attacks(totals: _Totals, suite: Suite, manifest: Manifest) -> list[alarms.Alarm]:
+    """What one kind of attack finds and another does not."""
+    images, bits = len(totals.record("clean")), manifest.bits
+
+    def survives(names: Iterable[str]) -> NDArray[np.bool_]:
+        found = [totals.record("clean"), *(totals.record(f"survived/{name}") for name in names)]
+        return np.asarray(np.all(found, axis=0))
+
+    def alone(finders: Iterable[str], others: Iterable[str]) -> int:
+        """Images that fall to one of `finders` and to none of `others`."""
+        return int(np.count_nonzero(survives(others) & ~survives(finders)))
+
+    white_box = suite.white_box_names
+    square = [suite.square_name] if suite.square_name is not None else []
+    by_surrogate = {
+        surrogate: [suite.pgd_name(loss, surrogate) for loss in suite.losses] for surrogate in suite.surrogates
+    }
+    sources = {source.name: [transfer_name(source.name)] for source in manifest.transfers}
+    if sources:
+        sources["all"] = [name for names in sources.values() for name in names]
+    return [
+        alarms.iterative_beats_one_step(alone(white_box[:1], white_box[1:]), images),
+        alarms.surrogates(
+            {
+                surrogate: alone(names, [name for name in white_box if name not in names])
+                for surrogate, names in by_surrogate.items()
+            },
+            images,
+            bits,
+        ),
+        alarms.white_box_beats_black_box(alone(square, white_box), images, bits, was_run=bool(square)),
+        alarms.white_box_beats_transfer({source: alone(names, white_box) for source, names in sources.items()}, images),
     ]
 
 

@@ -7,24 +7,26 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from hardbit_deploy import gate_values as values
 from hardbit_deploy.errors import HardbitError
+from hardbit_deploy.gate_values import Reader
 
 __all__ = [
     "AttackRule",
     "BaselineRule",
     "EnvironmentRule",
     "Gate",
+    "KnownAlarm",
     "LatencyRule",
     "RateRule",
     "Settings",
     "load_gate",
     "parse_gate",
-    "version_satisfies",
 ]
 
 DEFAULT_MARGIN = 0.01
@@ -46,6 +48,8 @@ class AttackRule:
     eps_255: float | None = None  # exactly
     min_steps: int | None = None
     min_restarts: int | None = None
+    min_square_queries: int | None = None
+    surrogates: tuple[str, ...] | None = None  # these at least
 
 
 @dataclass(frozen=True)
@@ -54,6 +58,15 @@ class BaselineRule:
 
     result: Path
     margin: float = DEFAULT_MARGIN
+
+
+@dataclass(frozen=True)
+class KnownAlarm:
+    """An alarm that may go off without making the verdict inconclusive, and why; with `most`, up to that value only."""
+
+    name: str
+    reason: str
+    most: float | None = None
 
 
 @dataclass(frozen=True)
@@ -93,6 +106,7 @@ class Gate:
     latency: LatencyRule | None = None
     environment: EnvironmentRule | None = None
     settings: Settings = field(default_factory=Settings)
+    known_alarms: tuple[KnownAlarm, ...] = ()
 
 
 def load_gate(path: str | Path) -> Gate:
@@ -127,32 +141,11 @@ def parse_gate(table: Mapping[str, Any], where: str = "gate", folder: Path | Non
     return _parse(table, lambda section, key: ".".join(filter(None, (where, section, key))), folder or Path())
 
 
-def version_satisfies(version: str, specifier: str) -> bool:
-    """Whether a release such as "1.32.0" satisfies a specifier such as ">=1.20,<2"; pre-release tags are ignored."""
-    found = _release(version)
-    for operator, wanted in _clauses(specifier):
-        length = max(len(found), len(wanted))
-        left, right = (numbers + (0,) * (length - len(numbers)) for numbers in (found, wanted))
-        if not _COMPARISONS[operator](left, right):
-            return False
-    return True
-
-
 _Place = Callable[[str, str], str]
-_Reader = Callable[[Any], Any]
-
-_COMPARISONS: dict[str, Callable[[tuple[int, ...], tuple[int, ...]], bool]] = {
-    ">=": lambda left, right: left >= right,
-    "<=": lambda left, right: left <= right,
-    "==": lambda left, right: left == right,
-    "!=": lambda left, right: left != right,
-    ">": lambda left, right: left > right,
-    "<": lambda left, right: left < right,
-}
 
 
 def _parse(table: Mapping[str, Any], place: _Place, folder: Path) -> Gate:
-    _refuse_unknown(table, _SECTIONS, lambda key: place("", key))
+    _refuse_unknown(table, (*_SECTIONS, _KNOWN_ALARMS), lambda key: place("", key))
     rules: dict[str, Any] = {}
     for section, (rule, readers) in _SECTIONS.items():
         if section not in table:
@@ -160,16 +153,34 @@ def _parse(table: Mapping[str, Any], place: _Place, folder: Path) -> Gate:
         entries = table[section]
         if not isinstance(entries, Mapping):
             raise HardbitError("must be a table", where=place(section, ""), remedy=f"write it as [{section}]")
-        _refuse_unknown(entries, readers, lambda key, section=section: place(section, key))  # type: ignore[misc]
-        values = {key: _read(readers[key], value, place(section, key)) for key, value in entries.items()}
-        for required in _REQUIRED.get(section, ()):
-            if required not in values:
-                raise HardbitError(f"lacks the key {required}", where=place(section, ""))
-        rules[section] = rule(**values)
+        rules[section] = rule(**_values(entries, section, readers, _REQUIRED.get(section, ()), place))
         _check_rule(section, rules[section], place)
     if (baseline := rules.get("baseline")) is not None:
         rules["baseline"] = BaselineRule(folder / baseline.result, baseline.margin)
-    return Gate(**rules)
+    return Gate(**rules, known_alarms=_known_alarms(table.get(_KNOWN_ALARMS, ()), place))
+
+
+def _values(
+    entries: Mapping[str, Any], section: str, readers: Mapping[str, Reader], required: Iterable[str], place: _Place
+) -> dict[str, Any]:
+    _refuse_unknown(entries, readers, lambda key: place(section, key))
+    values = {key: _read(readers[key], value, place(section, key)) for key, value in entries.items()}
+    for key in required:
+        if key not in values:
+            raise HardbitError(f"lacks the key {key}", where=place(section, ""))
+    return values
+
+
+def _known_alarms(entries: Any, place: _Place) -> tuple[KnownAlarm, ...]:
+    alarms: list[KnownAlarm] = []
+    if not isinstance(entries, Sequence) or not all(isinstance(entry, Mapping) for entry in entries):
+        raise HardbitError("must be a list of tables", place(_KNOWN_ALARMS, ""), f"write each as [[{_KNOWN_ALARMS}]]")
+    for entry in entries:
+        alarm = KnownAlarm(**_values(entry, _KNOWN_ALARMS, _ALARM_READERS, ("name", "reason"), place))
+        if alarm.name in [other.name for other in alarms]:
+            raise HardbitError(f"{alarm.name} is accepted twice", place(_KNOWN_ALARMS, "name"), "accept it once")
+        alarms.append(alarm)
+    return tuple(alarms)
 
 
 def _check_rule(section: str, rule: Any, place: _Place) -> None:
@@ -184,14 +195,14 @@ def _check_rule(section: str, rule: Any, place: _Place) -> None:
         )
 
 
-def _read(reader: _Reader, value: Any, where: str) -> Any:
+def _read(reader: Reader, value: Any, where: str) -> Any:
     try:
         return reader(value)
     except ValueError as error:
         raise HardbitError(f"{error}, found {value!r}", where=where) from None
 
 
-def _refuse_unknown(table: Mapping[str, Any], known: Mapping[str, Any], place: Callable[[str], str]) -> None:
+def _refuse_unknown(table: Mapping[str, Any], known: Collection[str], place: Callable[[str], str]) -> None:
     for key in table:
         if key not in known:
             close = difflib.get_close_matches(str(key), known, n=1)
@@ -199,94 +210,36 @@ def _refuse_unknown(table: Mapping[str, Any], known: Mapping[str, Any], place: C
             raise HardbitError("unknown key", where=place(str(key)), remedy=remedy)
 
 
-def _number(low: float, high: float, description: str) -> _Reader:
-    """A number strictly between `low` and `high`; booleans, which Python takes for integers, are no numbers."""
-
-    def read(value: Any) -> float:
-        try:
-            if isinstance(value, int | float) and not isinstance(value, bool) and low < float(value) < high:
-                return float(value)
-        except OverflowError:  # a whole number that no double can hold
-            pass
-        raise ValueError(f"must be {description}")
-
-    return read
-
-
-def _reference(value: Any) -> float:
-    if isinstance(value, int | float) and not isinstance(value, bool) and value == 1:
-        return 1.0
-    return float(_rate(value))
-
-
-def _text(value: Any) -> str:
-    if not isinstance(value, str) or not value:
-        raise ValueError("must be a text")
-    return value
-
-
-def _grade(value: Any) -> str:
-    if value not in ("A", "B", "C"):
-        raise ValueError('must be "A", "B" or "C"')
-    return str(value)
-
-
-def _specifier(value: Any) -> str:
-    text = _text(value)
-    _clauses(text)
-    return text
-
-
-def _norm(value: Any) -> str:
-    if value not in ("linf", "l2"):
-        raise ValueError('must be "linf" or "l2"')
-    return str(value)
-
-
-def _effort(value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ValueError("must be a whole number of at least 1")
-    return value
-
-
-_radius = _number(0, float("inf"), "a radius in grey levels of 255 above 0")
-_rate = _number(0, 1, "a rate above 0, such as 0.66 for 66 %")
-_margin = _number(1e-6, 1, "a rate such as 0.01 for one point: no number of images can see a margin of nothing")
-_milliseconds = _number(0, float("inf"), "a number of milliseconds above 0")
-_confidence = _number(0.5, 1, "a probability between 0.5 and 1")
-
-_SECTIONS: dict[str, tuple[Any, dict[str, _Reader]]] = {
-    "clean": (RateRule, {"reference": _reference, "margin": _margin}),
-    "robust": (RateRule, {"reference": _reference, "margin": _margin}),
-    "attack": (AttackRule, {"norm": _norm, "eps_255": _radius, "min_steps": _effort, "min_restarts": _effort}),
-    "baseline": (BaselineRule, {"result": _text, "margin": _margin}),
-    "latency": (LatencyRule, dict.fromkeys(("max_p50_ms", "max_p90_ms", "max_p99_ms"), _milliseconds)),
-    "environment": (EnvironmentRule, {"machine": _text, "onnxruntime": _specifier, "min_grade": _grade}),
-    "settings": (Settings, {"confidence": _confidence, "power": _confidence}),
+_SECTIONS: dict[str, tuple[Any, dict[str, Reader]]] = {
+    "clean": (RateRule, {"reference": values.reference, "margin": values.margin}),
+    "robust": (RateRule, {"reference": values.reference, "margin": values.margin}),
+    "attack": (
+        AttackRule,
+        {
+            "norm": values.norm,
+            "eps_255": values.radius,
+            **dict.fromkeys(("min_steps", "min_restarts", "min_square_queries"), values.effort),
+            "surrogates": values.surrogates,
+        },
+    ),
+    "baseline": (BaselineRule, {"result": values.text, "margin": values.margin}),
+    "latency": (LatencyRule, dict.fromkeys(("max_p50_ms", "max_p90_ms", "max_p99_ms"), values.milliseconds)),
+    "environment": (
+        EnvironmentRule,
+        {"machine": values.text, "onnxruntime": values.specifier, "min_grade": values.grade},
+    ),
+    "settings": (Settings, {"confidence": values.confidence, "power": values.confidence}),
 }
+_KNOWN_ALARMS = "known_alarms"
+_ALARM_READERS: dict[str, Reader] = {"name": values.alarm, "reason": values.text, "most": values.rate}
 _REQUIRED = {"clean": ("reference",), "robust": ("reference",), "baseline": ("result",)}
-
-
-def _clauses(specifier: str) -> list[tuple[str, tuple[int, ...]]]:
-    clauses = []
-    for clause in specifier.split(","):
-        match = re.fullmatch(r"\s*(>=|<=|==|!=|>|<)\s*(\d+(?:\.\d+)*)\s*", clause)
-        if match is None:
-            raise ValueError('must be versions such as ">=1.20" or ">=1.20,<2"')
-        clauses.append((match[1], _release(match[2])))
-    return clauses
-
-
-def _release(version: str) -> tuple[int, ...]:
-    match = re.match(r"\d+(?:\.\d+)*", version)
-    return tuple(int(number) for number in match[0].split(".")) if match else ()
 
 
 def _line_of(text: str, section: str, key: str) -> int | None:
     """Line of `key` under `[section]`, found by its text: tomllib keeps no positions. None for unusual spellings."""
     current = ""
     for number, line in enumerate(text.splitlines(), start=1):
-        if header := re.match(r"\s*\[\s*([\w.-]+)\s*\]", line):
+        if header := re.match(r"\s*\[\[?\s*([\w.-]+)\s*\]\]?", line):
             current = header[1]
             if not section and current == key:
                 return number

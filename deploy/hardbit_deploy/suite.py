@@ -1,6 +1,9 @@
 """Which attacks are run, how hard, and on how many images: the settings of an evaluation, by name.
 
-Boundary: says nothing about the threat model (norm and eps), which belongs to the model that is judged.
+A name means the same effort for every network, and more where few bits mask gradients: see `named_suite`.
+
+Boundary: says nothing about the threat model (norm and eps), which belongs to the model that is judged, nor about
+transfer images, which lie in the bundle and are always judged.
 """
 
 from __future__ import annotations
@@ -11,15 +14,20 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from hardbit_deploy.errors import HardbitError
+from hardbit_deploy.network_bits import NetworkBits
 
-__all__ = ["LOSSES", "SUITES", "Suite", "named_suite", "suite_from_document"]
+__all__ = ["LOSSES", "SUITES", "SURROGATES", "Suite", "named_suite", "suite_from_document"]
 
 LOSSES = ("cross_entropy", "margin")
+STRAIGHT_THROUGH, SMOOTH = SURROGATES = ("straight-through", "smooth")
 
 
 @dataclass(frozen=True)
 class Suite:
-    """FGSM, then PGD with every loss of `losses`; an image is robust if it survives all of them.
+    """FGSM, then PGD with every surrogate and loss, then Square; an image is robust if it survives all of them.
+
+    A surrogate is what stands for the quantizers in the backward pass: `straight-through` takes rounding for the
+    identity, `smooth` leaves it out of the forward pass too. `square_queries` 0 leaves Square out.
 
     The sizes below `seed` bound the alarms: they are measured on the first so many images only, so that they cost a
     fraction of the attacks. `chunk` bounds memory and has no influence on any count.
@@ -29,6 +37,8 @@ class Suite:
     steps: int
     restarts: int
     losses: tuple[str, ...]
+    surrogates: tuple[str, ...] = (STRAIGHT_THROUGH,)
+    square_queries: int = 0
     seed: int = 0
     chunk: int = 256
     eps_factors: tuple[float, ...] = (0.25, 0.5, 1.0, 2.0, 4.0)
@@ -51,16 +61,38 @@ class Suite:
                 "suite.losses",
                 f"name one or both of {', '.join(LOSSES)}, once each",
             )
+        if self.surrogates not in ((STRAIGHT_THROUGH,), SURROGATES):
+            raise HardbitError(
+                f"surrogates are {list(self.surrogates)!r}",
+                "suite.surrogates",
+                f'write ["{STRAIGHT_THROUGH}"] or ["{STRAIGHT_THROUGH}", "{SMOOTH}"]',
+            )
         if any(not 0 < factor < math.inf for factor in self.eps_factors):
             raise HardbitError("an eps factor is not above zero", "suite.eps_factors", "give positive factors")
 
     @property
-    def attack_names(self) -> tuple[str, ...]:
-        """The attacks in the order in which they run and are reported, without `clean` and `worst_case`."""
-        return ("fgsm", *(self.pgd_name(loss) for loss in self.losses))
+    def climbs(self) -> tuple[tuple[str, str], ...]:
+        """Surrogate and loss of every PGD, in the order in which they run."""
+        return tuple((surrogate, loss) for surrogate in self.surrogates for loss in self.losses)
 
-    def pgd_name(self, loss: str) -> str:
-        return f"pgd-{self.steps} {loss}"
+    @property
+    def white_box_names(self) -> tuple[str, ...]:
+        """The attacks that use gradients, in the order in which they run and are reported."""
+        return ("fgsm", *(self.pgd_name(loss, surrogate) for surrogate, loss in self.climbs))
+
+    @property
+    def square_name(self) -> str | None:
+        """The row of Square; None where it is not run."""
+        return f"square-{self.square_queries}" if self.square_queries else None
+
+    def pgd_name(self, loss: str, surrogate: str = STRAIGHT_THROUGH) -> str:
+        return f"pgd-{self.steps} {loss}" + (f" {SMOOTH}" if surrogate == SMOOTH else "")
+
+    def without_smooth(self) -> Suite:
+        """What is left of it where a bundle has no smooth attack graph: another suite, unless it asked for none."""
+        if SMOOTH not in self.surrogates:
+            return self
+        return replace(self, name="custom", surrogates=(STRAIGHT_THROUGH,))
 
     def to_document(self) -> dict[str, Any]:
         """JSON-able settings, every one of them: what a result records and what a resumed run is keyed by."""
@@ -72,6 +104,7 @@ _MOST = 2**63 - 1  # a seed is a key of 64 bits
 _LEAST = {
     "steps": 1,
     "restarts": 1,
+    "square_queries": 0,
     "seed": 0,
     "chunk": 1,
     "curve_images": 0,
@@ -80,27 +113,38 @@ _LEAST = {
     "convergence_images": 0,
 }
 
+_QUERIES = 500
 SUITES: Mapping[str, Suite] = {
     "quick": Suite("quick", steps=10, restarts=1, losses=("cross_entropy",)),
-    "standard": Suite("standard", steps=20, restarts=3, losses=("cross_entropy", "margin")),
+    "standard": Suite("standard", steps=20, restarts=3, losses=("cross_entropy", "margin"), square_queries=_QUERIES),
 }
+"""The named suites for networks of 4 bits and more."""
 
 
-def named_suite(name: str, **changes: Any) -> Suite:
-    """The suite of that name; with `changes` of anything but the seed it is called `custom`.
+def named_suite(name: str, bits: NetworkBits | None = None, **changes: Any) -> Suite:
+    """The suite of that name for a network of these widths (default: of enough bits).
 
-    Raises HardbitError for a name that is not known.
+    Below 4 bits it uses both surrogates, and with activations of 3 bits and fewer Square too, whatever its name: what
+    it finds would be void without. With `changes` of anything but the seed it is called `custom`. Raises HardbitError
+    for a name that is not known.
     """
     if name not in SUITES:
         raise HardbitError(f"suite {name!r} is not known", "suite.name", f"choose one of {', '.join(SUITES)}")
-    suite = replace(SUITES[name], **changes)
-    return suite if replace(suite, seed=SUITES[name].seed) == SUITES[name] else replace(suite, name="custom")
+    named, widths = SUITES[name], bits or NetworkBits()
+    if widths.need_both_surrogates:
+        named = replace(named, surrogates=SURROGATES)
+    if widths.need_queries:
+        named = replace(named, square_queries=max(named.square_queries, _QUERIES))
+    suite = replace(named, **changes)
+    return suite if replace(suite, seed=named.seed) == named else replace(suite, name="custom")
 
 
-def suite_from_document(document: Mapping[str, Any]) -> Suite:
-    """The suite that a manifest declares (`name`, `steps`, `restarts`, `losses`, `seed`, and optionally the sizes).
+def suite_from_document(document: Mapping[str, Any], bits: NetworkBits | None = None) -> Suite:
+    """The suite that a manifest declares for a network of these widths.
 
-    Raises HardbitError where a named suite does not have the settings of its name, so that a name can be believed.
+    It gives `name`, `steps`, `restarts`, `losses` and what else it likes; the rest is as the suite of that name says,
+    so that a bundle of an earlier version is attacked by what its suite's name means here. Raises HardbitError where a
+    named suite does not have the settings of its name, so that a name can be believed.
     """
     known = {field.name for field in fields(Suite)}
     unknown = sorted(set(document) - known)
@@ -109,11 +153,13 @@ def suite_from_document(document: Mapping[str, Any]) -> Suite:
     missing = [key for key in ("name", "steps", "restarts", "losses") if key not in document]
     if missing:
         raise HardbitError(f"key {missing[0]!r} is missing", "suite", "add it")
-    settings: dict[str, Any] = dict(document)
-    if not isinstance(settings["name"], str):
-        raise HardbitError(f"{settings['name']!r} is not a name", "suite.name", f"choose {', '.join(SUITES)} or custom")
+    name = document["name"]
+    if not isinstance(name, str) or (name not in SUITES and name != "custom"):
+        raise HardbitError(f"suite {name!r} is not known", "suite.name", f"choose {', '.join(SUITES)} or custom")
+    named = named_suite(name, bits) if name in SUITES else None
+    settings = {**(named.to_document() if named else {}), **document}
     try:
-        for key in ("losses", "eps_factors"):
+        for key in _LISTS:
             if key in settings:
                 settings[key] = tuple(settings[key])
         suite = Suite(**settings)
@@ -121,8 +167,9 @@ def suite_from_document(document: Mapping[str, Any]) -> Suite:
         raise HardbitError(
             f"a setting has the wrong type ({error})", "suite", "give numbers and lists of them"
         ) from None
-    if suite.name not in SUITES and suite.name != "custom":
-        raise HardbitError(f"suite {suite.name!r} is not known", "suite.name", f"choose {', '.join(SUITES)} or custom")
-    if suite.name in SUITES and replace(suite, seed=0) != SUITES[suite.name]:
-        raise HardbitError(f"its settings are not those of {suite.name}", "suite", "call a changed suite custom")
+    if named is not None and replace(suite, seed=named.seed) != named:
+        raise HardbitError(f"its settings are not those of {name}", "suite", "call a changed suite custom")
     return suite
+
+
+_LISTS = ("losses", "surrogates", "eps_factors")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from hardbit_deploy.known_alarms import alarm_in_words
 from hardbit_deploy.text_table import text_table
 
 __all__ = ["percent", "precision_table", "result_summary"]
@@ -34,6 +35,8 @@ def precision_table(precision: Mapping[str, Any]) -> str:
         for node in nodes
     ]
     lines = [f"Executed precision: {integer} of {len(nodes)} layers declared integer run on integer kernels"]
+    if precision["status"] == "float":
+        lines = ["Executed precision: no layer is declared integer, the network runs in float"]
     lines += [text_table(rows, "<<<<<")] if rows else []
     lines += [f"  declared float: {layer}" for layer in precision.get("declared_float", [])]
     lines += [f"  problem: {problem}" for problem in precision["problems"]]
@@ -57,7 +60,7 @@ def _sections(document: Mapping[str, Any]) -> Iterator[str]:
         points = (f"{point['eps_255']:g}: {percent(point['rate'])}" for point in document["eps_curve"])
         yield from ("", f"Robust accuracy by eps, in grey levels  {', '.join(points)}")
     if document["alarms"]:
-        rows = [(_STATUS[alarm["status"]], alarm["name"], alarm["reason"]) for alarm in document["alarms"]]
+        rows = [(_STATUS[alarm["status"]], alarm["name"], alarm_in_words(alarm)) for alarm in document["alarms"]]
         yield from ("", "Alarms", text_table(rows, "<<<"))
     if document["latency"]:
         yield from ("", *_latency(document["latency"]))
@@ -70,6 +73,7 @@ def _sections(document: Mapping[str, Any]) -> Iterator[str]:
 _STATUS = {
     "pass": "ok",
     "alarm": "ALARM",
+    "accepted": "accepted",
     "not_run": "not run",
     "fail": "FAIL",
     "inconclusive": "open",

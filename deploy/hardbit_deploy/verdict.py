@@ -1,7 +1,8 @@
 """From evidence to a verdict: PASS, FAIL, INCONCLUSIVE, WRONG_ENGINE or ENV_MISMATCH, each with its reasons.
 
 Order of judgement: an engine that runs something else than declared; a machine for which nothing was promised; rules
-that fail outright; alarms, which make every other number doubtful; rules that cannot decide.
+that fail outright; alarms, which make every other number doubtful, unless the gate knows of them; rules that cannot
+decide.
 
 A rate rule is one-sided non-inferiority. It passes when the lower bound lies above reference - margin, fails when the
 upper bound lies below it, and is inconclusive between, naming the number of images that would decide. The bounds widen
@@ -21,14 +22,17 @@ from typing import Any
 from numpy.typing import NDArray
 
 from hardbit_deploy.baseline import Baseline
-from hardbit_deploy.gate import Gate, LatencyRule, RateRule, load_gate, parse_gate, version_satisfies
+from hardbit_deploy.gate import Gate, LatencyRule, RateRule, load_gate, parse_gate
+from hardbit_deploy.known_alarms import accepted_alarms, alarm_in_words
 from hardbit_deploy.statistics import NoninferiorityResult, noninferiority_paired, noninferiority_rate
+from hardbit_deploy.versions import version_satisfies
 
 __all__ = ["EXIT_CODES", "GateRule", "Verdict", "environment_problems", "judge", "load_gate", "parse_gate"]
 
 EXIT_CODES = {"PASS": 0, "FAIL": 1, "INCONCLUSIVE": 75, "WRONG_ENGINE": 2, "ENV_MISMATCH": 3}
 FULL_PROTOCOL = "latency-v1"
 NO_RULES = "the gate has no rules: the engine is what it says it is, and no alarm was raised"
+NO_RULES_BUT_ALARMS = "the gate has no rules: the engine is what it says it is"
 
 _OUTCOMES = {"clean": ("clean", "clean accuracy"), "robust": ("worst_case", "robust accuracy")}
 
@@ -94,7 +98,9 @@ def judge(
         doubts.insert(0, "executed precision was not proved")
     if doubts or (open_rules := _reasons(rules, "inconclusive")):
         return rules, _verdict("INCONCLUSIVE", doubts or open_rules)
-    return rules, _verdict("PASS", _reasons(rules, "pass") or [NO_RULES])
+    accepted = [f"accepted alarm {alarm['name']}: {alarm_in_words(alarm)}" for alarm in accepted_alarms(document)]
+    kept = _reasons(rules, "pass") or [NO_RULES_BUT_ALARMS if accepted else NO_RULES]
+    return rules, _verdict("PASS", kept + accepted)
 
 
 def environment_problems(gate: Gate, environment: Mapping[str, Any]) -> list[str]:

@@ -6,7 +6,10 @@ import pytest
 
 from hardbit_deploy import alarms
 from hardbit_deploy.alarms import CurvePoint
+from hardbit_deploy.network_bits import NetworkBits
 from hardbit_deploy.statistics import clopper_pearson
+
+EIGHT = NetworkBits()
 
 
 @pytest.mark.parametrize(
@@ -31,6 +34,21 @@ from hardbit_deploy.statistics import clopper_pearson
         (alarms.feasible(1, 0, 2000), "alarm"),
         (alarms.feasible(0, 1, 2000), "alarm"),
         (alarms.converged(0, 0, 0), "not_run"),
+        (alarms.white_box_beats_black_box(2, 100, EIGHT, was_run=True), "pass"),
+        (alarms.white_box_beats_black_box(3, 100, EIGHT, was_run=True), "alarm"),
+        (alarms.white_box_beats_black_box(20, 2000, EIGHT, was_run=True), "pass"),
+        (alarms.white_box_beats_black_box(21, 2000, EIGHT, was_run=True), "alarm"),
+        (alarms.white_box_beats_black_box(0, 2000, EIGHT, was_run=False), "not_run"),
+        (alarms.white_box_beats_black_box(0, 2000, NetworkBits(8, 4), was_run=False), "not_run"),
+        (alarms.white_box_beats_black_box(0, 2000, NetworkBits(8, 3), was_run=False), "alarm"),
+        (alarms.white_box_beats_black_box(0, 0, NetworkBits(8, 3), was_run=False), "not_run"),
+        (alarms.white_box_beats_transfer({"a": 5, "b": 18, "all": 20}, 2000), "pass"),
+        (alarms.white_box_beats_transfer({"a": 5, "b": 18, "all": 21}, 2000), "alarm"),
+        (alarms.white_box_beats_transfer({"a": 1, "all": 1}, 20), "pass"),
+        (alarms.white_box_beats_transfer({}, 2000), "not_run"),
+        (alarms.surrogates({"straight-through": 9}, 100, EIGHT), "not_run"),
+        (alarms.surrogates({"straight-through": 9}, 100, NetworkBits(3, 8)), "alarm"),
+        (alarms.surrogates({"straight-through": 9, "smooth": 60}, 100, NetworkBits(3, 8)), "pass"),
     ],
 )
 def test_each_rule_at_its_threshold(alarm, status):
@@ -43,6 +61,13 @@ def test_the_reason_carries_the_numbers_of_the_worst_case():
     assert alarm.threshold == 0.99
     assert alarm.reason == "least agreement is with attack_graph_adversarial: 40 of 1000 labels differ"
     assert "6 of 100 gradients" in alarms.gradients([("x", 100, 6)]).reason
+    transfer = alarms.white_box_beats_transfer({"a": 5, "b": 18, "all": 21}, 2000)
+    assert transfer.reason.endswith(
+        "21 of 2000 images are fooled by transfer and by no attack that uses gradients (a 5, b 18)"
+    )
+    assert transfer.value == 21 / 2000
+    surrogates = alarms.surrogates({"straight-through": 9, "smooth": 60}, 100, EIGHT)
+    assert (surrogates.value, surrogates.threshold) == (0.6, None)
 
 
 @pytest.mark.parametrize("images", [256, 512, 2000])

@@ -7,6 +7,7 @@ import json
 import os
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import jsonschema
 import numpy as np
@@ -14,25 +15,30 @@ import pytest
 
 import bundle_examples
 import planted_faults
+from bundle_examples import smooth_images
+from canonical_examples import plain_cnn
 from hardbit_deploy import check as harness
 from hardbit_deploy import chunk_store, results
 from hardbit_deploy.bundle import Bundle
 from hardbit_deploy.check import CheckOptions, check
 from hardbit_deploy.errors import HardbitError
 from hardbit_deploy.gate import Gate, parse_gate
+from hardbit_deploy.junit import junit_xml
 from hardbit_deploy.latency import LatencySettings
+from hardbit_deploy.summary import result_summary
 
 UNTIMED = CheckOptions(latency=None, workers=1)
 SHORTEST = LatencySettings(processes=2, queries=20, warmup_min_s=0.01, warmup_max_s=0.05)
 CONVERGED = {"name": "standard", "steps": 20, "restarts": 3, "losses": ["cross_entropy", "margin"], "seed": 0}
+BOTH = {**CONVERGED, "name": "custom", "steps": 3, "surrogates": ["straight-through", "smooth"]}
 SLICED = {"name": "custom", "steps": 3, "restarts": 1, "losses": ["cross_entropy"], "seed": 0, "chunk": 16}
 
 
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     """Clean accuracy 1 by construction, robust accuracy far below, and attacks strong enough to have converged."""
-    path = tmp_path_factory.mktemp("bundles") / "plain"
-    return bundle_examples.build_bundle(path, count=200, suite=CONVERGED, threat_model={"norm": "linf", "eps_255": 2.0})
+    path, model = tmp_path_factory.mktemp("bundles") / "plain", {"norm": "linf", "eps_255": 2.0}
+    return bundle_examples.build_bundle(path, count=200, seed=1, suite=CONVERGED, threat_model=model)
 
 
 def validate(document: Any) -> None:
@@ -43,6 +49,19 @@ def promise(**sections: Any) -> Gate:
     return parse_gate(sections)
 
 
+MASKED = {"name": "white_box_beats_black_box", "reason": "few bits hide their gradients"}
+
+
+@pytest.fixture(scope="module")
+def masked(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """Activations of 2 bits by its manifest, attacked without Square: an alarm by itself."""
+    path = tmp_path_factory.mktemp("masked") / "b"
+    network = bundle_examples.manifest_fields(plain_cnn(), smooth_images(2, (1, 12, 12)))["network"] | {
+        "bits": {"weights": 8, "activations": 2}
+    }
+    return bundle_examples.build_bundle(path, count=20, with_smooth=True, network=network, suite=BOTH, gate={})
+
+
 # --- the five verdicts, by planted faults -----------------------------------------------------------------------------
 
 
@@ -50,7 +69,9 @@ def test_a_kept_promise_is_pass(bundle: Bundle, tmp_path: Path) -> None:
     document = check(bundle.path, promise(clean={"reference": 0.95}), tmp_path, UNTIMED)
     assert (document["verdict"]["name"], document["verdict"]["exit_code"]) == ("PASS", 0)
     validate(document)
-    assert [alarm["status"] for alarm in document["alarms"]] == ["pass"] * len(document["alarms"])
+    statuses = {alarm["name"]: alarm["status"] for alarm in document["alarms"]}
+    assert {name for name, status in statuses.items() if status != "pass"} == {"surrogates", "white_box_beats_transfer"}
+    assert "alarm" not in statuses.values()
 
 
 @pytest.mark.parametrize(
@@ -66,6 +87,14 @@ def test_a_kept_promise_is_pass(bundle: Bundle, tmp_path: Path) -> None:
             r"min_steps: the suite 'standard' has 20 steps, the gate asks for 50; give --steps 50",
         ),
         ({"min_restarts": 4}, r"the suite 'standard' has 3 restarts, the gate asks for 4"),
+        (
+            {"min_square_queries": 1500},
+            r"min_square_queries: the suite 'standard' has 500 square queries, .*; give --square-queries 1500",
+        ),
+        (
+            {"surrogates": ["straight-through", "smooth"]},
+            r"surrogates: .* without the smooth surrogate, which the gate",
+        ),
     ],
 )
 def test_a_promise_against_a_stronger_attack_is_not_kept_by_a_weaker_one(
@@ -182,6 +211,7 @@ def test_the_gate_of_a_bundle_is_refused_by_its_path(tmp_path: Path) -> None:
         ({"steps": 3}, "custom", 3),
         ({"suite": "quick"}, "quick", 10),
         ({"suite": "quick", "restarts": 2}, "custom", 10),
+        ({"square_queries": 0}, "custom", 20),
     ],
 )
 def test_a_suite_that_is_changed_loses_its_name(
@@ -291,3 +321,31 @@ def test_an_interrupted_run_goes_on_and_counts_as_an_uninterrupted_one(tmp_path:
     assert resumed["resumed_images"] > 0
     assert [a["survivors"] for a in resumed["attacks"]] == [a["survivors"] for a in whole["attacks"]]
     assert not harness.work_folder(tmp_path / "out").exists()
+
+
+# --- alarms that a gate knows of --------------------------------------------------------------------------------------
+
+
+def test_a_known_alarm_is_accepted_and_never_hidden(masked: Bundle, tmp_path: Path) -> None:
+    document = check(masked.path, promise(known_alarms=[MASKED]), tmp_path, UNTIMED)
+    assert document["verdict"]["name"] == "PASS"
+    (alarm,) = [alarm for alarm in document["alarms"] if alarm["name"] == MASKED["name"]]
+    assert (alarm["status"], alarm["accepted_because"]) == ("accepted", MASKED["reason"])
+    validate(document)
+    told = (
+        f"accepted alarm white_box_beats_black_box: {alarm['reason']}; accepted because few bits hide their gradients"
+    )
+    assert told in document["verdict"]["reasons"]
+    assert "no alarm was raised" not in " ".join(document["verdict"]["reasons"])
+    assert f"{alarm['reason']}; accepted because few bits" in " ".join(result_summary(document).split())
+    (case,) = [case for case in ElementTree.fromstring(junit_xml(document))[0] if case.get("name") == MASKED["name"]]
+    assert case[0].tag == "skipped"
+    assert "accepted because few bits hide" in str(case[0].get("message"))
+
+
+def test_an_alarm_that_nobody_knows_of_stays_one(masked: Bundle) -> None:
+    other = {**MASKED, "name": "converged"}
+    for gate in (promise(), promise(known_alarms=[other])):
+        document = check(masked.path, gate, None, UNTIMED)
+        assert document["verdict"]["name"] == "INCONCLUSIVE"
+        assert "alarm white_box_beats_black_box" in document["verdict"]["reasons"][0]

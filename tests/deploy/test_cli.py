@@ -28,7 +28,7 @@ MILD = {"norm": "linf", "eps_255": 2.0}
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     path = tmp_path_factory.mktemp("bundles") / "plain"
-    return bundle_examples.build_bundle(path, count=200, suite=SURE, threat_model=MILD)
+    return bundle_examples.build_bundle(path, count=200, seed=1, suite=SURE, threat_model=MILD)
 
 
 @pytest.fixture(autouse=True)

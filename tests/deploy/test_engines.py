@@ -21,7 +21,7 @@ from hardbit_deploy.engines import executed_precision, open_engine, open_target
 from hardbit_deploy.engines.executed_kernels import Kernel, judge_kernels, profiled_kernels
 from hardbit_deploy.engines.onnxruntime import OnnxRuntimeEngine, OnnxRuntimeGradient, default_batch
 from hardbit_deploy.errors import HardbitError
-from hardbit_deploy.manifest import IntegerNode
+from hardbit_deploy.manifest import FloatNode, IntegerNode
 from hardbit_deploy.summary import precision_table
 from linear_examples import linear_target
 
@@ -289,7 +289,9 @@ class TestJudgingKernels:
         return Kernel(name, op, "CPUExecutionProvider", ("float", "float", "float"))
 
     def judge(self, kernels, names, float_nodes=()):
-        return judge_kernels(kernels, [IntegerNode(name, "Conv") for name in names], float_nodes)
+        return judge_kernels(
+            kernels, [IntegerNode(name, "Conv") for name in names], [FloatNode(*node) for node in float_nodes]
+        )
 
     def test_names_that_begin_alike_are_told_apart(self):
         kernels = [self.integer("conv1_token_7"), self.real("conv10_token_8"), self.integer("conv1_1_token_9")]
@@ -324,7 +326,19 @@ class TestJudgingKernels:
 
     @pytest.mark.parametrize("op", ["Relu", "Clip", "Transpose", "QLinearAdd", "MaxPool", "DequantizeLinear"])
     def test_light_kernels_do_not(self, op):
-        assert self.judge([self.real("anything", op)], []).status == "integer"
+        assert self.judge([self.integer("conv1"), self.real("anything", op)], ["conv1"]).status == "integer"
+
+    def test_a_layer_that_is_declared_float_is_told_with_its_reason(self):
+        declared = [("fc", "its input is a float")]
+        report = self.judge([self.integer("conv1"), self.real("fc_token_3", "Gemm")], ["conv1"], declared)
+        assert report.status == "integer"
+        assert report.declared_float == ("fc_token_3 runs as Gemm on float and float: its input is a float",)
+
+    def test_a_network_that_is_all_float_is_called_so(self):
+        report = self.judge([self.real("conv1"), self.real("fc", "Gemm")], [], [("conv1",), ("fc",)])
+        assert (report.status, report.nodes, report.problems) == ("float", (), ())
+        assert "the network runs in float" in precision_table(report.to_document())
+        assert self.judge([self.real("conv1"), self.real("fc", "Gemm")], [], [("conv1",)]).status == "wrong"
 
 
 @pytest.mark.parametrize("loss", ["cross_entropy", "margin"])

@@ -11,17 +11,19 @@ import pytest
 
 import canonical_examples
 from bundle_examples import build_bundle, manifest_fields, smooth_images
-from hardbit_deploy import chunk as chunks
+from hardbit_deploy import chunk_attacks
 from hardbit_deploy.attacks import pgd
 from hardbit_deploy.bundle import write_bundle
 from hardbit_deploy.engines import Target, open_target
 from hardbit_deploy.errors import HardbitError
 from hardbit_deploy.evaluate import Evaluation, evaluate
+from hardbit_deploy.network_bits import NetworkBits
 from hardbit_deploy.statistics import wilson_interval
-from hardbit_deploy.suite import SUITES, Suite, named_suite, suite_from_document
+from hardbit_deploy.suite import SUITES, SURROGATES, Suite, named_suite, suite_from_document
 from linear_examples import LinearEngine, LinearGradient, linear_target
 
 SHAPE = (1, 12, 12)
+CUSTOM = {"name": "custom", "steps": 1, "restarts": 1, "losses": ["margin"]}
 SUITE = Suite("custom", steps=5, restarts=2, losses=("cross_entropy", "margin"), chunk=16)
 EVERY_ALARM = [
     "parity",
@@ -29,6 +31,9 @@ EVERY_ALARM = [
     "logits",
     "gradients",
     "iterative_beats_one_step",
+    "surrogates",
+    "white_box_beats_black_box",
+    "white_box_beats_transfer",
     "eps_curve",
     "feasible",
     "converged",
@@ -100,7 +105,11 @@ class TestWhatIsReported:
 
     def test_all_alarms_are_there_and_quiet(self, evaluation):
         assert [alarm["name"] for alarm in evaluation.alarms] == EVERY_ALARM
-        assert {alarm["name"]: alarm["reason"] for alarm in evaluation.alarms if alarm["status"] != "pass"} == {}
+        assert {alarm["name"]: alarm["reason"] for alarm in evaluation.alarms if alarm["status"] != "pass"} == {
+            "surrogates": "only the gradient through the straight-through surrogate was used",
+            "white_box_beats_black_box": "Square was not run",
+            "white_box_beats_transfer": "the bundle holds no images of other networks",
+        }
 
     def test_the_eps_curve_falls_to_uniform_grey(self, evaluation):
         assert [point["eps_255"] for point in evaluation.eps_curve] == [0.5, 1.0, 2.0, 4.0, 8.0, 128.0]
@@ -129,7 +138,7 @@ class TestWhatIsReported:
     def test_l2_is_evaluated_alike(self, tmp_path):
         bundle = build_bundle(tmp_path / "l2", count=20, threat_model={"norm": "l2", "eps_255": 20.0})
         evaluation = evaluate(bundle, SUITE, workers=1)
-        assert [alarm["status"] for alarm in evaluation.alarms] == ["pass"] * len(EVERY_ALARM)
+        assert "alarm" not in [alarm["status"] for alarm in evaluation.alarms]
         assert evaluation.eps_curve[-1]["eps_255"] == 128.0 * 12
         assert 0 < evaluation.attacks[-1]["survivors"] < 20
 
@@ -266,7 +275,8 @@ class TestRefusals:
 
 class TestSuites:
     def test_names_mean_their_settings(self):
-        assert named_suite("standard").attack_names == ("fgsm", "pgd-20 cross_entropy", "pgd-20 margin")
+        assert named_suite("standard").white_box_names == ("fgsm", "pgd-20 cross_entropy", "pgd-20 margin")
+        assert (named_suite("standard").square_name, named_suite("quick").square_name) == ("square-500", None)
         assert named_suite("standard", seed=4).name == "standard"
         assert named_suite("standard", steps=40).name == "custom"
         assert suite_from_document(json.loads(json.dumps(SUITES["standard"].to_document()))) == SUITES["standard"]
@@ -278,6 +288,20 @@ class TestSuites:
             ({"name": "fast", "steps": 1, "restarts": 1, "losses": ["margin"]}, "suite 'fast' is not known"),
             ({"name": "quick", "steps": 1, "restarts": 1, "losses": ["margin"]}, "not those of quick"),
             ({"name": "custom", "steps": 1, "restarts": 1, "losses": []}, "suite.losses"),
+            ({**CUSTOM, "surrogates": ["smooth"]}, "suite.surrogates"),
+            ({**CUSTOM, "surrogates": ["smooth", "straight-through"]}, "suite.surrogates"),
+            ({**CUSTOM, "square_queries": -1}, "square_queries is -1"),
+            (
+                {
+                    **CUSTOM,
+                    "name": "standard",
+                    "losses": ["cross_entropy", "margin"],
+                    "steps": 20,
+                    "restarts": 3,
+                    "square_queries": 100,
+                },
+                "not those of standard",
+            ),
             ({"name": "custom", "steps": 1.5, "restarts": 1, "losses": ["margin"]}, "steps is 1.5"),
             ({"name": "custom", "steps": 1, "restarts": 1, "losses": ["margin"], "speed": 9}, "'speed' is not known"),
         ],
@@ -288,13 +312,159 @@ class TestSuites:
         assert expected in str(caught.value)
 
 
+class TestFewBits:
+    """Names mean more where few bits mask gradients, and a bundle says what it can."""
+
+    def test_named_suites_are_strengthened(self):
+        for name, queries in (("quick", 0), ("standard", 500)):
+            plain = named_suite(name)
+            assert named_suite(name, NetworkBits(4, 4)) == plain
+            assert named_suite(name, NetworkBits(32, 32, 32, 32)) == plain
+            weights, activations = named_suite(name, NetworkBits(2, 4)), named_suite(name, NetworkBits(8, 3))
+            assert weights == replace(plain, surrogates=SURROGATES)
+            assert (weights.name, weights.square_queries) == (name, queries)
+            assert activations == replace(plain, surrogates=SURROGATES, square_queries=500)
+            assert named_suite(name, NetworkBits(8, 8, layers={"conv2": 1})) == activations
+            assert named_suite(name, NetworkBits(2, 2), square_queries=0).name == "custom"
+
+    def test_a_manifest_that_says_nothing_of_it_means_what_its_name_means(self):
+        document = {"name": "quick", "steps": 10, "restarts": 1, "losses": ["cross_entropy"], "seed": 3}
+        assert suite_from_document(document, NetworkBits(1, 1)) == named_suite("quick", NetworkBits(1, 1), seed=3)
+        assert suite_from_document({**document, "name": "custom"}, NetworkBits(1, 1)).square_queries == 0
+
+    def test_both_surrogates_are_climbed_and_compared(self, tmp_path):
+        network = {**example_network(), "bits": {"weights": 2, "activations": 4}}
+        bundle = build_bundle(tmp_path / "b", count=40, with_smooth=True, network=network)
+        assert bundle.manifest.suite == named_suite("quick", NetworkBits(2, 4))
+        evaluation = evaluate(bundle, replace(SUITE, surrogates=SURROGATES), workers=1)
+        names = [row["name"] for row in evaluation.attacks]
+        climbs = ["pgd-5 cross_entropy", "pgd-5 margin", "pgd-5 cross_entropy smooth", "pgd-5 margin smooth"]
+        assert names == ["clean", "fgsm", *climbs, "worst_case"]
+        with open_target(bundle) as target:
+            assert target.smooth is not None
+            outcome = pgd(
+                target.engine,
+                target.smooth,
+                np.array(bundle.images),
+                np.array(bundle.labels),
+                bundle.manifest.threat_model,
+                steps=5,
+                restarts=2,
+                loss="margin",
+                surrogate="smooth",
+            )
+        np.testing.assert_array_equal(evaluation.records["survived/pgd-5_margin_smooth"], outcome.survived)
+        survived = {name: evaluation.records[f"survived/{name.replace(' ', '_')}"] for name in ("fgsm", *climbs)}
+        straight = np.all([survived[name] for name in ("fgsm", *climbs[:2])], axis=0)
+        smooth = np.all([survived[name] for name in climbs[2:]], axis=0)
+        (alarm,) = [alarm for alarm in evaluation.alarms if alarm["name"] == "surrogates"]
+        assert alarm["status"] == "pass"
+        assert f"{(straight & ~smooth).sum()} through the smooth one alone" in alarm["reason"]
+        settings = {row["name"]: row["settings"] for row in evaluation.attacks}
+        assert settings[climbs[0]]["surrogate"] == "straight-through"
+        assert settings[climbs[3]]["step_logits"] == "engine"
+
+    def test_an_earlier_bundle_without_a_smooth_graph_is_attacked_by_the_rest_and_doubted(self, tmp_path):
+        network = {**example_network(), "bits": {"weights": 2, "activations": 4}}
+        bundle = build_bundle(tmp_path / "b", count=20, network=network)
+        evaluation = evaluate(bundle, workers=1)
+        assert evaluation.suite["surrogates"] == ["straight-through"]
+        assert evaluation.suite["name"] == "custom"
+        raised = {alarm["name"]: alarm["reason"] for alarm in evaluation.alarms if alarm["status"] == "alarm"}
+        assert raised["surrogates"].endswith("the network has layers of 2 bits")
+
+    def test_few_bits_of_activations_without_square_are_doubted(self, tmp_path):
+        network = {**example_network(), "bits": {"weights": 8, "activations": 3}}
+        bundle = build_bundle(tmp_path / "b", count=20, with_smooth=True, network=network)
+        evaluation = evaluate(bundle, replace(SUITE, surrogates=SURROGATES), workers=1)
+        raised = {alarm["name"]: alarm["reason"] for alarm in evaluation.alarms if alarm["status"] == "alarm"}
+        assert "3-bit activations" in raised["white_box_beats_black_box"]
+
+
+class TestTransfer:
+    """Images of other networks, which lie in the bundle."""
+
+    def bundle(self, tmp_path, move):
+        """Two candidates an image: the second is the image moved by `move`, the first is the image itself."""
+        images = smooth_images(40, SHAPE)
+        made = np.clip(images.astype(int) + move, 0, 255).astype(np.uint8)
+        candidates = np.stack([images, made], axis=1)
+        return build_bundle(
+            tmp_path / "b", count=40, transfers={"other-net": candidates}, threat_model={"norm": "linf", "eps_255": 3}
+        )
+
+    def test_the_engine_judges_every_candidate(self, tmp_path):
+        move = np.random.default_rng(0).choice([-3, 3], (40, *SHAPE))
+        bundle = self.bundle(tmp_path, move)
+        evaluation = evaluate(bundle, SUITE, workers=1)
+        with open_target(bundle) as target:
+            said = target.engine.infer(np.array(bundle.transfers["other-net"][:, 1])).argmax(axis=1)
+        survived = evaluation.records["survived/transfer_other-net"]
+        np.testing.assert_array_equal(survived, said == bundle.labels)
+        assert 0 < survived.sum() < 40
+        rows = {row["name"]: row for row in evaluation.attacks}
+        assert list(rows)[-2:] == ["transfer other-net", "worst_case"]
+        assert rows["transfer other-net"]["survivors"] == survived.sum()
+        assert not (evaluation.records["worst_case"] & ~survived).any()
+        statuses = {alarm["name"]: alarm["status"] for alarm in evaluation.alarms}
+        assert statuses["feasible"] == "pass"
+        assert statuses["white_box_beats_transfer"] == "pass"
+
+    def test_what_leaves_the_ball_is_not_judged_and_is_an_alarm(self, tmp_path):
+        move = np.zeros((40, *SHAPE), int)
+        move[:7] = np.random.default_rng(0).choice([-90, 90], SHAPE)
+        evaluation = evaluate(self.bundle(tmp_path, move), SUITE, workers=1)
+        assert evaluation.records["survived/transfer_other-net"].all()
+        (alarm,) = [alarm for alarm in evaluation.alarms if alarm["name"] == "feasible"]
+        assert alarm["status"] == "alarm"
+        assert alarm["reason"].startswith("7 of 40 adversarial images leave the eps ball")
+
+    def test_images_that_no_gradient_finds_are_an_alarm(self, tmp_path):
+        """An engine that gives way on the very images of the other network, and nowhere else."""
+        move = np.full((40, *SHAPE), 3)
+        bundle = self.bundle(tmp_path, move)
+        weights = np.random.default_rng(0).normal(size=(10, 144)).astype(np.float32)
+        secret = {image.tobytes() for image in bundle.transfers["other-net"][:9, 1]}
+
+        class Trapdoor(LinearEngine):
+            def infer_impl(self, images):
+                logits = np.eye(10, dtype=np.float32)[np.zeros(len(images), int)] * 9
+                logits[[image.tobytes() in secret for image in images], 1] = 99
+                return logits
+
+        labels = np.zeros(40, np.int64)
+        fields = {name: bundle.path / name for name in bundle.manifest.files} | {"labels.npy": labels}
+        document = {k: v for k, v in bundle.manifest.document.items() if k not in ("format", "schema_version", "files")}
+        bundle = write_bundle(tmp_path / "again", document, fields)
+        target = Target(Trapdoor(weights, SHAPE), LinearGradient(weights, SHAPE)).activate()
+        evaluation = evaluate(bundle, SUITE, workers=1, open_target=lambda _: target)
+        (alarm,) = [alarm for alarm in evaluation.alarms if alarm["name"] == "white_box_beats_transfer"]
+        assert (alarm["status"], alarm["value"]) == ("alarm", 9 / 40)
+        assert "(other-net 9)" in alarm["reason"]
+
+    def test_results_do_not_depend_on_chunks_and_go_on_after_a_kill(self, tmp_path):
+        bundle = self.bundle(tmp_path, np.random.default_rng(0).choice([-3, 3], (40, *SHAPE)))
+        suite = replace(SUITE, square_queries=150)
+        alone = evaluate(bundle, suite, workers=1)
+        same(alone, evaluate(bundle, replace(suite, chunk=7), workers=2))
+        evaluate(bundle, suite, workers=1, limit=16, work_dir=tmp_path / "work")
+        resumed = evaluate(bundle, suite, workers=1, work_dir=tmp_path / "work")
+        assert resumed.resumed_images == 16
+        same(alone, resumed)
+
+
+def example_network():
+    """The section `network` of an example's manifest."""
+    return manifest_fields(canonical_examples.plain_cnn(), smooth_images(2, SHAPE))["network"]
+
+
 class TestOneRunForTwo:
     """The attack graph's logits stand for the engine's only where they were seen to be the same, chunk by chunk."""
 
     def test_counts_are_those_of_two_runs_and_the_result_says_which_it_was(self, tmp_path, monkeypatch):
         bundle = build_bundle(tmp_path / "b", count=60)
         fast = evaluate(bundle, SUITE, workers=1)
-        monkeypatch.setattr(chunks, "pgd", lambda *args, same_bits, **settings: pgd(*args, **settings))
+        monkeypatch.setattr(chunk_attacks, "pgd", lambda *args, same_bits, **settings: pgd(*args, **settings))
         slow = evaluate(bundle, SUITE, workers=1)
         assert fast.records["same_bits"].all()
         for name, record in slow.records.items():
@@ -321,7 +491,7 @@ class TestOneRunForTwo:
             return Target(TwoFaced(weights, SHAPE), LinearGradient(weights, SHAPE)).activate()
 
         found = evaluate(bundle, SUITE, workers=1, open_target=opened)
-        monkeypatch.setattr(chunks, "pgd", lambda *args, same_bits=False, **settings: pgd(*args, **settings))
+        monkeypatch.setattr(chunk_attacks, "pgd", lambda *args, same_bits=False, **settings: pgd(*args, **settings))
         honest = evaluate(bundle, SUITE, workers=1, open_target=opened)
         assert not found.records["same_bits"].any()
         assert 0 < honest.records["worst_case"].sum() < 60

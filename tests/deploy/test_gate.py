@@ -9,8 +9,9 @@ import jsonschema
 import pytest
 
 from hardbit_deploy.errors import HardbitError
-from hardbit_deploy.gate import BaselineRule, Gate, RateRule, Settings, load_gate, parse_gate, version_satisfies
+from hardbit_deploy.gate import BaselineRule, Gate, KnownAlarm, RateRule, Settings, load_gate, parse_gate
 from hardbit_deploy.results import load_schema
+from hardbit_deploy.versions import version_satisfies
 
 FULL = """\
 # the promise
@@ -34,6 +35,15 @@ min_grade = "B"
 
 [settings]
 confidence = 0.9
+
+[[known_alarms]]
+name = "white_box_beats_black_box"
+reason = "2-bit activations"
+most = 0.3
+
+[[known_alarms]]
+name = "eps_curve"
+reason = "the same"
 """
 
 
@@ -53,6 +63,10 @@ def test_a_full_gate_is_read_with_its_defaults(tmp_path: Path) -> None:
     assert gate.environment is not None
     assert gate.environment.min_grade == "B"
     assert gate.settings == Settings(confidence=0.9, power=0.8)
+    assert gate.known_alarms == (
+        KnownAlarm("white_box_beats_black_box", "2-bit activations", 0.3),
+        KnownAlarm("eps_curve", "the same"),
+    )
 
 
 def test_an_empty_gate_promises_nothing(tmp_path: Path) -> None:
@@ -79,6 +93,21 @@ def test_an_empty_gate_promises_nothing(tmp_path: Path) -> None:
         ("[environment]\nmin_grade = 'D'\n", r"min_grade: must be \"A\", \"B\" or \"C\""),
         ("[environment]\nonnxruntime = 'latest'\n", r"onnxruntime: must be versions such as"),
         ("[settings]\nconfidence = 95\n", r"settings\.confidence: must be a probability"),
+        (
+            "[attack]\nsurrogates = ['smoth']\n",
+            r"gate\.toml:2: attack\.surrogates: must be a list of some of straight-",
+        ),
+        ("[attack]\nmin_square_queries = 0\n", r"attack\.min_square_queries: must be a whole number of at least 1"),
+        ("[known_alarms]\nname = 'x'\n", r"known_alarms: must be a list of tables; write each as \[\[known_alarms\]\]"),
+        ("[[known_alarms]]\nname = 'converged'\n", r"gate\.toml:1: known_alarms: lacks the key reason"),
+        (
+            "[[known_alarms]]\nname = 'x'\nreason = 'y'\n",
+            r"gate\.toml:2: known_alarms\.name: must be one of gradients,",
+        ),
+        (
+            "[[known_alarms]]\nname = 'converged'\nreason = 'y'\n" * 2,
+            r"known_alarms\.name: converged is accepted twice",
+        ),
         ("[robust\n", r"gate\.toml: not valid TOML: .*line 1"),
     ],
 )
@@ -118,6 +147,15 @@ def test_the_gate_of_a_bundle_names_its_origin() -> None:
         {"environment": {"onnxruntime": "1.20"}},
         {"baseline": {"result": ""}},
         {"settings": {"confidence": 0.5}},
+        {"attack": {"norm": "l2", "min_square_queries": 500, "surrogates": ["straight-through", "smooth"]}},
+        {"attack": {"surrogates": []}},
+        {"attack": {"min_square_queries": 0}},
+        {"known_alarms": []},
+        {"known_alarms": [{"name": "eps_curve", "reason": "masked", "most": 0.4}]},
+        {"known_alarms": [{"name": "eps_curve"}]},
+        {"known_alarms": [{"name": "parity", "reason": "never mind"}]},
+        {"known_alarms": [{"name": "eps_curve", "reason": "masked", "most": 1}]},
+        {"known_alarms": {"name": "eps_curve", "reason": "masked"}},
     ],
 )
 def test_the_published_schema_and_the_reader_agree(table: dict[str, Any]) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from bundle_examples import build_bundle, smooth_images
-from hardbit_deploy import chunk as chunks
+from hardbit_deploy import chunk_attacks
 from hardbit_deploy.attacks import pgd
 from hardbit_deploy.engines import Target
 from hardbit_deploy.evaluate import evaluate
@@ -59,6 +59,49 @@ class TestPlantedFaults:
                 return gradient * np.float32(np.nan) if loss == "margin" else gradient
 
         assert "gradients" in self.raised(fashioned, lambda w: Target(LinearEngine(w, SHAPE), Overflowing(w, SHAPE)))
+
+    def test_hard_rounding_hides_from_gradients_what_square_finds(self, fashioned):
+        """The network rounds its pixels, and its gradients are true: nothing but where a pixel is about to jump."""
+        bundle, weights = fashioned
+
+        def rounded(images):
+            return np.minimum((images.astype(np.int64) + 4) // 8 * 8, 255).astype(np.uint8)
+
+        class HardRounding(LinearEngine):
+            def infer_impl(self, images):
+                return super().infer_impl(rounded(images))
+
+        class Derivative(LinearGradient):
+            def logits_impl(self, images):
+                return super().logits_impl(rounded(images))
+
+            def gradient_impl(self, images, labels, engine_logits, loss):
+                at_an_edge = np.isin(images % 8, (3, 4))
+                return super().gradient_impl(images, labels, engine_logits, loss) * at_an_edge
+
+        target = Target(HardRounding(weights, SHAPE), Derivative(weights, SHAPE)).activate()
+        suite = replace(SUITE, square_queries=500)
+        evaluation = evaluate(bundle, suite, workers=1, open_target=lambda _: target)
+        rates = {row["name"]: row["rate"] for row in evaluation.attacks}
+        alarms = {alarm["name"]: alarm for alarm in evaluation.alarms}
+        assert rates["square-500"] + 0.15 < min(rate for name, rate in rates.items() if name.startswith("pgd"))
+        assert rates["worst_case"] <= rates["square-500"]
+        assert alarms["white_box_beats_black_box"]["status"] == "alarm"
+        assert alarms["white_box_beats_black_box"]["value"] > 0.15
+        assert alarms["parity"]["status"] == alarms["gradients"]["status"] == "pass"
+
+    def test_where_nothing_is_masked_square_comes_near_pgd_and_finds_nothing_else(self, fashioned):
+        bundle, weights = fashioned
+        target = Target(LinearEngine(weights, SHAPE), LinearGradient(weights, SHAPE)).activate()
+        suite = replace(SUITE, square_queries=1500)
+        evaluation = evaluate(bundle, suite, workers=1, open_target=lambda _: target)
+        rates = {row["name"]: row["rate"] for row in evaluation.attacks}
+        assert rates["pgd-5 margin"] <= rates["square-1500"] < rates["pgd-5 margin"] + 0.08
+        alarms = {alarm["name"]: alarm for alarm in evaluation.alarms}
+        assert alarms["white_box_beats_black_box"]["status"] == "pass"
+        made = evaluation.records["queries/square-1500"]
+        assert (made[evaluation.records["survived/square-1500"]] == 1500).all()
+        assert evaluation.attacks[-2]["settings"]["queries_made"] == made.sum()
 
     @pytest.mark.filterwarnings("ignore:invalid value")
     @pytest.mark.parametrize("broken", [np.nan, np.inf])
@@ -152,6 +195,6 @@ class TestPlantedFaults:
         def cheating(engine, gradient, images, labels, threat_model, **settings):
             return pgd(engine, gradient, images, labels, threat_model.at(threat_model.eps_255 + 1), **settings)
 
-        monkeypatch.setattr(chunks, "pgd", cheating)
+        monkeypatch.setattr(chunk_attacks, "pgd", cheating)
         raised = self.raised(fashioned, lambda w: Target(LinearEngine(w, SHAPE), LinearGradient(w, SHAPE)))
         assert raised == {"feasible"}

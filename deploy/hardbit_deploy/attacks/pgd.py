@@ -4,6 +4,10 @@ Every step takes its logits from the engine and its direction from the attack gr
 engine gives another label on any iterate, the random start among them, has fallen: that iterate is kept, and the image
 is neither moved nor restarted again.
 
+Through the smooth surrogate the loss is taken at the engine's logits too, not at the surrogate's own: on a network of
+2-bit weights and activations 65.0 % of 400 images then survive both losses, against 69.3 %; from 3 bits on there is no
+difference.
+
 Where the attack graph has been seen to compute the engine's very bits (`same_bits`), its logits stand for the engine's
 within a climb, and one run does for two. The engine still decides: it confirms every fall, and judges the last iterate.
 Whoever sets `same_bits` compares the two again on what was found.
@@ -21,10 +25,11 @@ from hardbit_deploy.attacks.outcome import AttackOutcome, keeps_label, margins
 from hardbit_deploy.attacks.random_start import random_start
 from hardbit_deploy.attacks.threat_model import ThreatModel
 from hardbit_deploy.engines.base import Engine, Gradient
-from hardbit_deploy.suite import LOSSES
+from hardbit_deploy.suite import LOSSES, SMOOTH, STRAIGHT_THROUGH
 
 __all__ = ["pgd", "start_stream", "step_size_255"]
 
+_SMOOTH_STREAMS = 1 << 33
 STEP_FACTOR = 2.5  # steps can reach the far side of the ball and come back a little (Madry et al. 2018)
 
 
@@ -33,9 +38,9 @@ def step_size_255(threat_model: ThreatModel, steps: int) -> float:
     return STEP_FACTOR * threat_model.eps_255 / steps
 
 
-def start_stream(restart: int, loss: str) -> int:
-    """The random stream of a restart: losses do not share starting points, so that their union covers more."""
-    return restart * len(LOSSES) + LOSSES.index(loss)
+def start_stream(restart: int, loss: str, surrogate: str = STRAIGHT_THROUGH) -> int:
+    """The random stream of a restart: no two climbs share starting points, so that their union covers more."""
+    return restart * len(LOSSES) + LOSSES.index(loss) + (_SMOOTH_STREAMS if surrogate == SMOOTH else 0)
 
 
 def pgd(
@@ -48,6 +53,7 @@ def pgd(
     steps: int,
     restarts: int = 1,
     loss: str = "cross_entropy",
+    surrogate: str = STRAIGHT_THROUGH,
     seed: int = 0,
     indices: NDArray[np.int64] | None = None,
     first_restart: int = 0,
@@ -57,6 +63,7 @@ def pgd(
 
     `indices` int64 (n,) are the images' places in their data set, which decide their random starts (default 0 to n-1);
     restarts are numbered from `first_restart`, so that one more can be added to an attack that was made before.
+    `surrogate` says which one `gradient` is of.
     `same_bits` changes how fast the result is found, and nothing else where it is true.
     """
     count = len(images)
@@ -75,7 +82,11 @@ def pgd(
         for first in range(0, len(standing), flight):
             rows = standing[first : first + flight]
             start = random_start(
-                images[rows], threat_model, seed=seed, stream=start_stream(restart, loss), indices=places[rows]
+                images[rows],
+                threat_model,
+                seed=seed,
+                stream=start_stream(restart, loss, surrogate),
+                indices=places[rows],
             )
             step = _single_run(engine, gradient, loss) if same_bits else _two_runs(engine, gradient, loss)
             _climb(engine, step, images[rows], labels[rows], start, rows, threat_model, steps, best)

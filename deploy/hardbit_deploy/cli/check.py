@@ -43,8 +43,11 @@ def add_evaluation_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--suite", metavar="NAME", help="suite of attacks: quick or standard")
     group.add_argument("--steps", type=positive_integer, metavar="N", help="steps of PGD")
     group.add_argument("--restarts", type=positive_integer, metavar="N", help="restarts of PGD")
+    group.add_argument(
+        "--square-queries", type=whole_number, metavar="N", help="queries of Square for every image; 0 leaves it out"
+    )
     group.add_argument("--images", type=positive_integer, metavar="N", help="only the first N images")
-    group.add_argument("--seed", type=whole_number, metavar="N", help="seed of the random starts")
+    group.add_argument("--seed", type=whole_number, metavar="N", help="seed of random starts and squares")
     group.add_argument(
         "--workers", type=positive_integer, metavar="N", help="threads that attack (default: one a core)"
     )
@@ -103,6 +106,7 @@ def check_options(args: argparse.Namespace) -> Any:
         suite=args.suite,
         steps=args.steps,
         restarts=args.restarts,
+        square_queries=args.square_queries,
         seed=args.seed,
         images=args.images,
         workers=args.workers,

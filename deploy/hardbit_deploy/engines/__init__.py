@@ -24,7 +24,8 @@ __all__ = [
     "targets",
 ]
 
-# target -> (module, how to install what it needs). A back end offers open_engine, open_gradient, executed_precision.
+# target -> (module, how to install what it needs). A back end offers open_engine, open_gradient, open_smooth_gradient,
+# executed_precision.
 _BACK_ENDS = {"onnxruntime": ("hardbit_deploy.engines.onnxruntime", "pip install onnxruntime")}
 
 
@@ -34,12 +35,13 @@ def targets() -> tuple[str, ...]:
 
 
 def open_target(bundle: Bundle, threads: int = 1) -> Target:
-    """Open the bundle's engine and attack graph on `threads` threads each; active on return, close with deactivate().
+    """Open the bundle's engine and attack graphs on `threads` threads each; active on return, close with deactivate().
 
     Raises HardbitError for a target that is not known, or whose runtime is missing or cannot load the bundle.
     """
     back_end = _back_end(bundle.manifest.target)
-    target = Target(back_end.open_engine(bundle, threads), back_end.open_gradient(bundle, threads))
+    smooth = back_end.open_smooth_gradient(bundle, threads) if bundle.manifest.smooth_attack_file else None
+    target = Target(back_end.open_engine(bundle, threads), back_end.open_gradient(bundle, threads), smooth)
     return target.activate()
 
 

@@ -164,19 +164,23 @@ class Gradient(_Activated):
 
 @dataclass(frozen=True)
 class Target:
-    """An engine and its gradient, opened for one thread of work."""
+    """An engine and its gradients, opened for one thread of work; `smooth` is the one through the smooth surrogate."""
 
     engine: Engine
     gradient: Gradient
+    smooth: Gradient | None = None
 
     def activate(self) -> Target:
-        self.engine.activate()
-        self.gradient.activate()
+        for part in self._parts():
+            part.activate()
         return self
 
     def deactivate(self) -> None:
-        self.engine.deactivate()
-        self.gradient.deactivate()
+        for part in self._parts():
+            part.deactivate()
+
+    def _parts(self) -> list[Engine | Gradient]:
+        return [part for part in (self.engine, self.gradient, self.smooth) if part is not None]
 
     def __enter__(self) -> Target:
         return self.activate()
@@ -211,9 +215,10 @@ class PrecisionRow:
 
 @dataclass(frozen=True)
 class PrecisionReport:
-    """`integer` if every declared layer ran on an integer kernel and nothing heavy ran in float undeclared."""
+    """`integer` if every declared layer ran on an integer kernel and nothing heavy ran in float undeclared; `float` if
+    the latter holds and no layer was declared integer."""
 
-    status: Literal["integer", "wrong"]
+    status: Literal["integer", "float", "wrong"]
     nodes: tuple[PrecisionRow, ...]
     problems: tuple[str, ...]
     declared_float: tuple[str, ...] = ()  # heavy layers that run in float, as the manifest declares

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from hardbit_deploy.engines.base import PrecisionReport, PrecisionRow
 from hardbit_deploy.engines.onnxruntime import PROVIDER, open_session, require_engine_signature, session_options
 from hardbit_deploy.errors import HardbitError
-from hardbit_deploy.manifest import IntegerNode
+from hardbit_deploy.manifest import FloatNode, IntegerNode
 
 __all__ = ["Kernel", "judge_kernels", "profiled_kernels"]
 
@@ -92,10 +92,10 @@ def profiled_kernels(engine: Path, image: NDArray[np.uint8], classes: int) -> tu
 
 
 def judge_kernels(
-    kernels: Iterable[Kernel], integer_nodes: Sequence[IntegerNode], float_nodes: Sequence[str] = ()
+    kernels: Iterable[Kernel], integer_nodes: Sequence[IntegerNode], float_nodes: Sequence[FloatNode] = ()
 ) -> PrecisionReport:
     """Compare what was executed with what the manifest declares."""
-    names = [node.name for node in integer_nodes] + list(float_nodes)
+    names = [node.name for node in integer_nodes] + [node.name for node in float_nodes]
     heavy: dict[str, list[Kernel]] = {}
     problems = []
     for kernel in kernels:
@@ -117,12 +117,14 @@ def judge_kernels(
             problems.append(f"{node.name} is declared integer and runs as {_described(worst)}")
         rows.append(PrecisionRow(node.name, node.op, worst.op, worst.operand_types, worst.provider, integer))
     declared_float = [
-        f"{kernel.node} runs as {_described(kernel)}"
-        for name in dict.fromkeys(float_nodes)
+        f"{kernel.node} runs as {_described(kernel)}" + (f": {reason}" if reason else "")
+        for name, reason in {node.name: node.reason for node in float_nodes}.items()
         for kernel in heavy.get(name, [])
         if not kernel.is_integer
     ]
-    status: Literal["integer", "wrong"] = "wrong" if problems else "integer"
+    status: Literal["integer", "float", "wrong"] = "integer" if integer_nodes else "float"
+    if problems:
+        status = "wrong"
     return PrecisionReport(status, tuple(rows), tuple(problems), tuple(declared_float))
 
 

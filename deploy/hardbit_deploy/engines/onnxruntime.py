@@ -28,6 +28,7 @@ __all__ = [
     "executed_precision",
     "open_engine",
     "open_gradient",
+    "open_smooth_gradient",
     "session_options",
 ]
 
@@ -45,10 +46,17 @@ def open_engine(bundle: Bundle, threads: int = 1) -> OnnxRuntimeEngine:
 
 def open_gradient(bundle: Bundle, threads: int = 1) -> OnnxRuntimeGradient:
     """The bundle's attack graph, not yet active."""
+    return _gradient(bundle, bundle.manifest.attack_file, threads)
+
+
+def open_smooth_gradient(bundle: Bundle, threads: int = 1) -> OnnxRuntimeGradient:
+    """The bundle's attack graph through the smooth surrogate, which it must have; not yet active."""
+    return _gradient(bundle, bundle.manifest.smooth_attack_file or "", threads)
+
+
+def _gradient(bundle: Bundle, file: str, threads: int) -> OnnxRuntimeGradient:
     manifest = bundle.manifest
-    return OnnxRuntimeGradient(
-        bundle.file(manifest.attack_file), manifest.input_shape, manifest.classes, threads=threads
-    )
+    return OnnxRuntimeGradient(bundle.file(file), manifest.input_shape, manifest.classes, threads=threads)
 
 
 def executed_precision(bundle: Bundle) -> PrecisionReport:
