@@ -16,6 +16,7 @@ from hardbit.steps.export import Exported
 from hardbit.steps.lower import Lowered
 from hardbit.steps.step import RunOptions, Step, Work
 from hardbit.steps.train import Trained
+from hardbit.steps.transfer import Transferred
 from hardbit_deploy.storage import sha256_file
 
 __all__ = ["STEP", "bundled_gate"]
@@ -33,10 +34,12 @@ def _run(work: Work) -> str:
 
     exported = Exported.at(work.inputs["export"])
     lowered = Lowered.at(work.inputs["lower"])
+    differentiated = Differentiated.at(work.inputs["differentiate"])
+    transferred = Transferred.at(work.inputs["transfer"])
     files: dict[str, Path] = {
         "engine.onnx": lowered.engine,
         "canonical.onnx": exported.canonical,
-        "attack.onnx": Differentiated.at(work.inputs["differentiate"]).attack,
+        "attack.onnx": differentiated.attack,
         "images.npy": exported.images,
         "labels.npy": exported.labels,
         "twin_clean_logits.npy": exported.twin_clean_logits,
@@ -44,6 +47,14 @@ def _run(work: Work) -> str:
         "twin_adversarial_logits.npy": exported.twin_adversarial_logits,
     }
     fields = _manifest(work.recipe, exported, lowered, Trained.at(work.inputs["train"]))
+    if differentiated.smooth.is_file():
+        files["attack_smooth.onnx"] = differentiated.smooth
+        fields["attack"]["smooth_file"] = "attack_smooth.onnx"
+    fields["transfer"] = []
+    for source in transferred.read_sources():
+        file = f"transfer_{source['name']}.npy"
+        files[file] = transferred.images(source["name"])
+        fields["transfer"].append({**source, "images": file})
     bundle = write_bundle(work.folder, fields, dict(files))
     size = sum(file.stat().st_size for file in bundle.path.iterdir())
     return f"{len(files) + 1} files, {size / 1e6:.1f} MB"
@@ -65,10 +76,15 @@ def _manifest(recipe: Recipe, exported: Exported, lowered: Lowered, trained: Tra
                 "activations": q.activations,
                 "first_layer": q.first_layer,
                 "last_layer": q.last_layer,
+                "layers": dict(q.layers),
             },
         },
         "input": {"scale": 1 / 256, "zero_point": 128},
-        "engine": {"file": "engine.onnx", "integer_nodes": json.loads(lowered.integer_nodes.read_text())},
+        "engine": {
+            "file": "engine.onnx",
+            "integer_nodes": json.loads(lowered.integer_nodes.read_text()),
+            "float_nodes": json.loads(lowered.float_nodes.read_text()),
+        },
         "canonical": {"file": "canonical.onnx"},
         "attack": {"file": "attack.onnx", "losses": ["cross_entropy", "margin"]},
         "evaluation": {
@@ -84,7 +100,7 @@ def _manifest(recipe: Recipe, exported: Exported, lowered: Lowered, trained: Tra
             "adversarial_logits": "twin_adversarial_logits.npy",
         },
         "threat_model": recipe.threat_model.model_dump(mode="json"),
-        "suite": recipe.suite.model_dump(mode="json"),
+        "suite": recipe.suite.document(),
         "gate": bundled_gate(recipe),
         "provenance": {
             "recipe": recipe.document(),
@@ -109,7 +125,7 @@ def _decides(recipe: Recipe, options: RunOptions) -> Mapping[str, Any]:
 STEP = Step(
     name="bundle",
     title="one folder of everything a board needs",
-    needs=("train", "export", "lower", "differentiate"),
+    needs=("train", "export", "lower", "differentiate", "transfer"),
     libraries=_LIBRARIES[1:],
     decides=_decides,
     run=_run,

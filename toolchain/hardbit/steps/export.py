@@ -51,6 +51,7 @@ class Exported:
 def _run(work: Work) -> str:
     from hardbit.data import load_images
     from hardbit.graph.export import export_canonical
+    from hardbit.targets import float_nodes
     from hardbit.train.adversary import pgd_on_bytes
 
     recipe, exported = work.recipe, Exported.at(work.folder)
@@ -71,8 +72,9 @@ def _run(work: Work) -> str:
         seed=recipe.suite.seed,
     )
     clean_logits, adversarial_logits = twin_logits(twin, evaluation.images), twin_logits(twin, adversarial)
-    differences = [
-        require_agreement(logits, canonical_logits(exported.canonical, images), kind)
+    float_parts = float_nodes(model)
+    agreements = [
+        require_agreement(logits, canonical_logits(exported.canonical, images), kind, float_parts)
         for kind, logits, images in (
             ("clean", clean_logits, evaluation.images),
             ("adversarial", adversarial_logits, adversarial),
@@ -85,9 +87,11 @@ def _run(work: Work) -> str:
     np.save(exported.twin_adversarial_images, adversarial)
     np.save(exported.twin_adversarial_logits, adversarial_logits)
     rate = (clean_logits.argmax(1) == evaluation.labels).mean()
+    flips, difference = sum(a.flips for a in agreements), max(a.difference for a in agreements)
+    but = f", {flips} labels apart in float parts" if flips else ""
     return (
         f"canonical graph equals the twin on {len(evaluation):,} clean and adversarial images "
-        f"(logits within {max(differences):.1g}); twin: {100 * rate:.1f} % clean"
+        f"(logits within {difference:.1g}{but}); twin: {100 * rate:.1f} % clean"
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -18,31 +18,35 @@ __all__ = ["STEP", "Lowered"]
 
 @dataclass(frozen=True)
 class Lowered:
-    """The files that this step leaves: the engine graph, and the nodes that must run as integer kernels."""
+    """The files that this step leaves: the engine graph, the nodes that must run as integer kernels, and those that are
+    float with the reason."""
 
     engine: Path
     integer_nodes: Path
+    float_nodes: Path
 
     @classmethod
     def at(cls, folder: Path) -> Lowered:
-        return cls(folder / "engine.onnx", folder / "integer_nodes.json")
+        return cls(folder / "engine.onnx", folder / "integer_nodes.json", folder / "float_nodes.json")
 
 
 def _run(work: Work) -> str:
     import onnx
 
-    from hardbit.targets import integer_nodes, lower
+    from hardbit.targets import float_nodes, integer_nodes, lower
 
     canonical = onnx.load(Exported.at(work.inputs["export"]).canonical)
     lowered, target = Lowered.at(work.folder), work.recipe.target.name
     write_atomically(lowered.engine, lower(canonical, target).SerializeToString())
-    nodes = integer_nodes(canonical)
-    write_atomically(lowered.integer_nodes, json.dumps(nodes, indent=1))
-    return f"engine graph for {target}: {len(nodes)} layers declared integer"
+    integer, in_float = integer_nodes(canonical), float_nodes(canonical)
+    write_atomically(lowered.integer_nodes, json.dumps(integer, indent=1))
+    write_atomically(lowered.float_nodes, json.dumps(in_float, indent=1))
+    also = f", {len(in_float)} operations float with reasons" if in_float else ""
+    return f"engine graph for {target}: {len(integer)} layers declared integer{also}"
 
 
 def _decides(recipe: Recipe, options: RunOptions) -> Mapping[str, Any]:
-    return {"target": recipe.target.name}
+    return {"target": recipe.target.name, "leaves": [field.name for field in fields(Lowered)]}
 
 
 STEP = Step(name="lower", title="engine graph", needs=("export",), libraries=("onnx",), decides=_decides, run=_run)
