@@ -85,8 +85,8 @@ def require_agreement(
         is_good = found.flips <= flips and bool(np.median(differences) <= typical) and np.isfinite(found.difference)
         part = float_parts[0]
         allowed = (
-            f"on half of them at least {np.median(differences):.3g}; allowed are {flips} labels and {typical:.3g}, since "
-            f" {len(float_parts)} parts are computed in float, such as '{part['name']}': {part['reason']}"
+            f"on half of them at least {np.median(differences):.3g}; allowed are {flips} labels and {typical:.3g}, "
+            f"as {len(float_parts)} parts are computed in float, such as '{part['name']}': {part['reason']}"
         )
     if not is_good:
         raise StepError(
