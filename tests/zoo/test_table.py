@@ -35,6 +35,11 @@ def test_a_row_says_what_the_card_says():
     assert len(ALIGNMENT) == len(COLUMNS)
 
 
+def test_an_alarm_that_the_gate_accepts_is_told():
+    alarm = {"name": "surrogates", "status": "accepted", "reason": "x", "accepted_because": "y"}
+    assert cells(card(alarms=[*document()["alarms"], alarm]))["verdict"] == "PASS, alarm accepted"
+
+
 def test_what_was_not_measured_is_a_dash():
     attacks = [attack("clean", 0.9).model_dump(mode="json")]
     row = cells(card(attacks=attacks, latency=None, training={**document()["training"], "seconds": 0.0}))

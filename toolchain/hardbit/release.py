@@ -1,6 +1,6 @@
 """Publishing a run into the zoo: weights, cards and the bundle's manifest go beside the recipe.
 
-Boundary: copies what a run made and measured; nothing is published that broke its gate.
+Boundary: copies what a run made and measured; only a PASS is published.
 """
 
 from __future__ import annotations
@@ -22,9 +22,8 @@ LARGEST_WEIGHTS = 5_000_000
 def publish(recipe: Recipe, result: RunResult, command: str) -> tuple[Path, ...]:
     """Write weights, card.md, card.json and manifest.json of a whole run beside its recipe; returns the files.
 
-    `command` is what the card tells a reader to run. Raises HardbitError for a verdict other than PASS, unless it is
-    INCONCLUSIVE and the notes of the recipe say why it ships all the same; for a check of fewer images than the recipe
-    names; and for weights that are too large.
+    `command` is what the card tells a reader to run. Raises HardbitError for a verdict other than PASS, for a check of
+    fewer images than the recipe names, and for weights that are too large.
     """
     from hardbit.report.card import model_card
     from hardbit.steps.check import Checked
@@ -60,13 +59,7 @@ def publish(recipe: Recipe, result: RunResult, command: str) -> tuple[Path, ...]
 
 
 def _refuse(recipe: Recipe, verdict: str, images: int, size: int) -> None:
-    if verdict == "INCONCLUSIVE" and not recipe.notes:
-        raise HardbitError(
-            "the verdict is INCONCLUSIVE, and only a PASS is published without a word",
-            where=recipe.name,
-            remedy="nothing was written; a recipe whose notes say why it ships undecided may do so",
-        )
-    if verdict not in ("PASS", "INCONCLUSIVE"):
+    if verdict != "PASS":
         raise HardbitError(
             f"the verdict is {verdict}, and only a PASS is published", where=recipe.name, remedy="nothing was written"
         )

@@ -135,8 +135,9 @@ def _alarms(alarms: Sequence[Alarm]) -> Iterable[str]:
         yield f"Checks of the evaluation that passed: {', '.join(passed)}."
     for alarm in alarms:
         if alarm.status != "pass":
-            word = "ALARM" if alarm.status == "alarm" else "Not run"
-            yield f"{word}: {alarm.name.replace('_', ' ')} ({alarm.reason})."
+            word = "Not run" if alarm.status == "not_run" else "ALARM"
+            because = f"; the gate accepts it because {alarm.accepted_because}" if alarm.accepted_because else ""
+            yield f"{word}: {alarm.name.replace('_', ' ')} ({alarm.reason}){because}."
 
 
 def _training(card: Card) -> str:

@@ -121,11 +121,12 @@ class Agreement(_Part):
 
 
 class Alarm(_Part):
-    """A check of the evaluation itself, and what it saw."""
+    """A check of the evaluation itself, and what it saw; `accepted` is an alarm that the gate knows of, and why."""
 
     name: str
-    status: Literal["pass", "alarm", "not_run"]
+    status: Literal["pass", "alarm", "accepted", "not_run"]
     reason: str
+    accepted_because: str | None = None
 
 
 class Latency(_Part):

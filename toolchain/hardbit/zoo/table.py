@@ -41,7 +41,7 @@ def model_row(card: Card) -> tuple[str, ...]:
         milliseconds(card.latency.p50_ms) if card.latency else MISSING,
         size(card.engine.bytes),
         duration(card.training.seconds),
-        card.verdict,
+        f"{card.verdict}, alarm accepted" if any(a.status == "accepted" for a in card.alarms) else card.verdict,
     )
 
 
