@@ -1,14 +1,18 @@
 """Catastrophic overfitting is seen when it happens, and only then."""
 
+import io
+
 import numpy as np
 import pytest
 import torch
+from rich.console import Console
 
 from hardbit.quantize import Bits
 from hardbit.train import Adversary, Phase, TrainingPlan, train
 from hardbit.train.adversary import centred
 from hardbit.train.distributed import World
 from hardbit.train.monitor import Probe, is_overfitting
+from hardbit.train.progress import TerminalProgress
 from quantized_examples import calibrated, random_images
 
 
@@ -66,6 +70,17 @@ def test_one_large_step_without_a_random_start_overfits_and_several_do_not(tmp_p
         held_out=patterns(256, seed=6),
     )
     assert any(record["overfitting"] for record in result.history) is expected
+
+
+def test_the_terminal_says_so():
+    shown = io.StringIO()
+    record = {"epoch": 3, "adversary": "fgsm", "adversarial_accuracy": 0.97, "loss": 0.1, "seconds": 12.0}
+    with TerminalProgress(Console(file=shown, width=200)) as progress:
+        progress.epoch_ended({**record, "clean": 0.9, "pgd": 0.4, "overfitting": False})
+        assert "clean  90.0 %  PGD  40.0 %" in shown.getvalue()
+        assert "overfitting" not in shown.getvalue()
+        progress.epoch_ended({**record, "clean": 0.9, "pgd": 0.01, "overfitting": True})
+    assert "catastrophic overfitting: accuracy under PGD fell" in shown.getvalue()
 
 
 def test_the_probe_measures_what_evaluation_would_and_changes_nothing():

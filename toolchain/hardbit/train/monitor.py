@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -41,8 +42,8 @@ class Probe:
         kinds = {"clean": replace(self.adversary, kind="none"), "fgsm": fgsm, "pgd": self.adversary}
         generator = torch.Generator(self.images.device).manual_seed(self.seed)
         right = dict.fromkeys(kinds, 0)
-        for start in range(0, len(self.images), _BATCH):
-            images, labels = self.images[start : start + _BATCH], self.labels[start : start + _BATCH]
+        parts = math.ceil(len(self.images) / _BATCH)  # of one size: none too small for all processes to have rows of
+        for images, labels in zip(*(whole.tensor_split(parts) for whole in (self.images, self.labels)), strict=True):
             mine = world.share(images), world.share(labels)
             for kind, adversary in kinds.items():
                 noise = tuple(map(world.share, draw_noise(images, adversary, generator)))
