@@ -6,6 +6,7 @@ import dataclasses
 import json
 import re
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -30,7 +31,9 @@ from hardbit.recipe import (
 )
 from hardbit.recipe.defaults import INPUT_SHAPES, NETWORK_OPTIONS, RADII_255
 from hardbit_deploy import gate
-from hardbit_deploy.suite import SUITES
+from hardbit_deploy.alarms import ACCEPTABLE
+from hardbit_deploy.network_bits import NetworkBits
+from hardbit_deploy.suite import SUITES, named_suite
 
 DOCS = Path(__file__).parents[2] / "docs"
 RECIPE_TABLES = {
@@ -51,6 +54,7 @@ GATE_TABLES = {
     "[latency]": (gate.LatencyRule, schema.LatencyRule),
     "[environment]": (gate.EnvironmentRule, schema.EnvironmentRule),
     "[settings]": (gate.Settings, schema.GateSettings),
+    "[[known_alarms]]": (gate.KnownAlarm, schema.KnownAlarm),
 }
 MINIMAL = """\
 name = "x"
@@ -144,8 +148,12 @@ def test_defaults_that_depend_on_something_are_spelled_out() -> None:
         for key, value in {**options, "input_shape": INPUT_SHAPES[architecture]}.items():
             assert f"{architecture} {toml_value(value)}" in network[key]
     for name, settings in SUITES.items():
-        for key in ("steps", "restarts", "losses"):
+        for key in ("steps", "restarts", "losses", "square_queries"):
             assert f"{name} {toml_value(getattr(settings, key))}" in suite[key]
+        few = named_suite(name, NetworkBits(1, 1))
+        assert suite["surrogates"].startswith(f"by bits: {toml_value(settings.surrogates)}, below 4 bits")
+        assert suite["surrogates"].endswith(toml_value(few.surrogates))
+        assert suite["square_queries"].endswith(f"at least {toml_value(few.square_queries)}")
     radii = (f"{name} `{radius['linf']}` in linf, `{radius['l2']}` in l2" for name, radius in RADII_255.items())
     assert tables("recipe.md")["[threat_model]"]["eps_255"] == f"by set: {'; '.join(radii)}"
 
@@ -169,6 +177,12 @@ def test_every_example_of_a_gate_is_one() -> None:
     parsed = gate.parse_gate(tomllib.loads(text))
     assert parsed.latency is not None
     assert parsed.latency.max_p99_ms == 20.0
+    assert [alarm.most for alarm in parsed.known_alarms] == [0.3]
+
+
+def test_the_page_on_gates_names_the_alarms_that_may_be_known() -> None:
+    (row,) = re.findall(r"^\| `name` \| required \| (`\"gradients\"`.*?);", page("gate.md"), flags=re.M)
+    assert tuple(re.findall(r'"(\w+)"', row)) == ACCEPTABLE == get_args(schema.KnownAlarmName)
 
 
 def test_every_example_of_a_recipe_is_one(tmp_path: Path) -> None:

@@ -83,6 +83,23 @@ def test_a_suite_that_overrides_something_is_called_custom(suite, name, steps):
     assert (recipe.suite.name, recipe.suite.steps) == (name, steps)
 
 
+@pytest.mark.parametrize(
+    ("bits", "surrogates", "queries"),
+    [
+        ("weights = 4\nactivations = 4", ("straight-through",), 0),
+        ("weights = 32\nactivations = 32", ("straight-through",), 0),
+        ("weights = 2\nactivations = 4", ("straight-through", "smooth"), 0),
+        ("weights = 4\nactivations = 3", ("straight-through", "smooth"), 500),
+        ('[quantization.layers]\n"relu1" = 1', ("straight-through", "smooth"), 500),
+    ],
+)
+def test_a_named_suite_is_stronger_where_few_bits_mask_gradients(bits, surrogates, queries):
+    recipe = parse_recipe(f'{SMALL}[suite]\nname = "quick"\n[quantization]\n{bits}\n')
+    assert (recipe.suite.name, recipe.suite.surrogates, recipe.suite.square_queries) == ("quick", surrogates, queries)
+    assert parse_recipe(recipe.resolved_toml()) == recipe
+    assert "transfer" not in recipe.suite.document()
+
+
 MISTAKES = {
     "unknown key": (
         SMALL + "learing_rate = 1",
@@ -261,6 +278,31 @@ MISTAKES = {
         SMALL + "frozen = true\n[[training.phases]]\nepochs = 1",
         "recipe:9: training.phases[1].frozen: phase 1 is frozen, so BatchNorm is folded and this phase cannot "
         "train it; write frozen = true here, or move this phase before it",
+    ),
+    "the smooth surrogate alone": (
+        SMALL + '[suite]\nsurrogates = ["smooth"]',
+        "recipe:9: suite.surrogates: surrogates are ['smooth']; "
+        "write ['straight-through'] or ['straight-through', 'smooth']",
+    ),
+    "transfer from nowhere": (
+        SMALL + '[suite]\ntransfer = ["../nowhere"]',
+        "recipe:9: suite.transfer[0]: there is no recipe in ../nowhere; name the folder of a recipe with weights",
+    ),
+    "more queries promised than asked": (
+        SMALL + "[gate.attack]\nmin_square_queries = 1500",
+        "recipe:9: gate.attack.min_square_queries: the gate asks for 1500 square queries, the suite has 500; "
+        "strengthen the suite, or promise less",
+    ),
+    "a surrogate promised and not used": (
+        SMALL + '[gate.attack]\nsurrogates = ["smooth"]',
+        "recipe:9: gate.attack.surrogates: the gate asks for the smooth surrogate, the suite does not use it; "
+        "write suite.surrogates = ['straight-through', 'smooth']",
+    ),
+    "an alarm that is a defect": (
+        SMALL + '[[gate.known_alarms]]\nname = "parity"\nreason = "never mind"',
+        "recipe:9: gate.known_alarms[0].name: 'parity' is not among the choices; choose 'gradients', "
+        "'iterative_beats_one_step', 'surrogates', 'white_box_beats_black_box', 'white_box_beats_transfer', 'eps_curve' "
+        "or 'converged'",
     ),
     "no loss": (
         SMALL + "[suite]\nlosses = []",

@@ -1,8 +1,8 @@
 """Run every step of a recipe, ending in a verdict and a report.
 
-Steps: train, export, lower, differentiate, bundle, check, report. A step whose inputs have not changed is skipped,
-so the command can be given again after Ctrl-C or a change and does only what is left. Weights that lie beside the
-recipe and were trained by it are taken as they are. The exit code is the verdict's: 0 PASS, 1 FAIL,
+Steps: train, export, lower, differentiate, transfer, bundle, check, report. A step whose inputs have not changed is
+skipped, so the command can be given again after Ctrl-C or a change and does only what is left. Weights that lie beside
+the recipe and were trained by it are taken as they are. The exit code is the verdict's: 0 PASS, 1 FAIL,
 75 INCONCLUSIVE, 2 WRONG_ENGINE, 3 ENV_MISMATCH."""
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ EXAMPLES = """\
   hardbit run recipe.toml --retrain --run-dir runs/mine
   hardbit run models/fashion-cnn-w4a4/recipe.toml --retrain --publish"""
 
-_STEPS = ("train", "export", "lower", "differentiate", "bundle", "check", "report")
+_STEPS = ("train", "export", "lower", "differentiate", "transfer", "bundle", "check", "report")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

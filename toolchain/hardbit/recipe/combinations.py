@@ -15,11 +15,13 @@ from hardbit.recipe.toml_text import KeyPath
 from hardbit.recipe.training_rules import TRAINING_RULES, numbered_phases
 from hardbit_deploy.errors import HardbitError
 from hardbit_deploy.gate import parse_gate
+from hardbit_deploy.suite import SURROGATES
 
 __all__ = ["TARGETS_OF_PROFILE", "Finding", "impossible_combinations"]
 
 TARGETS_OF_PROFILE = {"onnxruntime": ("onnxruntime",)}
 """Numerics profiles, and the targets whose arithmetic each describes."""
+_DIVISOR_OF_IMAGES = {"vgg-small": 8}
 
 
 def impossible_combinations(sections: SimpleNamespace, folder: Path) -> Iterator[Finding]:
@@ -38,6 +40,26 @@ def _network_options(s: SimpleNamespace, folder: Path) -> Iterator[Finding]:
     foreign = {key for options in NETWORK_OPTIONS.values() for key in options} - set(own)
     for key in sorted(foreign & set(s.network.options())):
         yield Finding(("network", key), f"{s.network.architecture} has no '{key}'", f"its options are {', '.join(own)}")
+
+
+def _network_sizes(s: SimpleNamespace, folder: Path) -> Iterator[Finding]:
+    """Sizes that have to divide each other."""
+    if s.network is None:
+        return
+    divisor = s.network.patch or _DIVISOR_OF_IMAGES.get(s.network.architecture)
+    if divisor is not None and any(size % divisor for size in s.network.input_shape[1:]):
+        yield Finding(
+            ("network", "input_shape"),
+            f"{s.network.architecture} divides height and width by {divisor}, which {list(s.network.input_shape[1:])} "
+            "do not allow",
+            "write a patch that divides them" if s.network.patch else "choose another network",
+        )
+    if s.network.heads is not None and s.network.width is not None and s.network.width % s.network.heads:
+        yield Finding(
+            ("network", "heads"),
+            f"{s.network.heads} heads cannot share a width of {s.network.width}",
+            "write a number of heads that divides the width",
+        )
 
 
 def _data(s: SimpleNamespace, folder: Path) -> Iterator[Finding]:
@@ -157,13 +179,20 @@ def _gate_attack(s: SimpleNamespace, folder: Path) -> Iterator[Finding]:
                 f"the gate speaks of {promised}, the recipe attacks at {getattr(s.threat_model, key)}",
                 "promise what is attacked, or attack what is promised",
             )
-    for key in ("steps", "restarts"):
+    for key in ("steps", "restarts", "square_queries"):
         least = getattr(rule, f"min_{key}")
         if s.suite is not None and least is not None and getattr(s.suite, key) < least:
             yield Finding(
                 ("gate", "attack", f"min_{key}"),
-                f"the gate asks for {least} {key}, the suite has {getattr(s.suite, key)}",
+                f"the gate asks for {least} {key.replace('_', ' ')}, the suite has {getattr(s.suite, key)}",
                 "strengthen the suite, or promise less",
+            )
+    for surrogate in rule.surrogates or ():
+        if s.suite is not None and surrogate not in s.suite.surrogates:
+            yield Finding(
+                ("gate", "attack", "surrogates"),
+                f"the gate asks for the {surrogate} surrogate, the suite does not use it",
+                f"write suite.surrogates = {list(SURROGATES)}",
             )
 
 
@@ -193,6 +222,19 @@ def _suite(s: SimpleNamespace, folder: Path) -> Iterator[Finding]:
         yield Finding(("suite", "losses"), "an attack needs a loss", 'write losses = ["cross_entropy", "margin"]')
     if len(set(s.suite.losses)) < len(s.suite.losses):
         yield Finding(("suite", "losses"), "a loss is named twice", "more restarts are asked for by restarts")
+    if s.suite.surrogates not in (SURROGATES[:1], SURROGATES):
+        yield Finding(
+            ("suite", "surrogates"),
+            f"surrogates are {list(s.suite.surrogates)}",
+            f"write {list(SURROGATES[:1])} or {list(SURROGATES)}",
+        )
+    for number, source in enumerate(s.suite.transfer):
+        if not (folder / source / "recipe.toml").is_file() and not (folder / source).is_file():
+            yield Finding(
+                ("suite", "transfer", number),
+                f"there is no recipe in {folder / source}",
+                "name the folder of a recipe with weights",
+            )
 
 
 def _gate(s: SimpleNamespace, folder: Path) -> Iterator[Finding]:
@@ -226,6 +268,7 @@ def _gate(s: SimpleNamespace, folder: Path) -> Iterator[Finding]:
 
 _RULES: tuple[Callable[[SimpleNamespace, Path], Iterator[Finding]], ...] = (
     _network_options,
+    _network_sizes,
     _data,
     _profile,
     _gate_attack,

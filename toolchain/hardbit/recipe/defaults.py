@@ -8,16 +8,22 @@ from __future__ import annotations
 import copy
 from typing import Any
 
-from hardbit_deploy.suite import SUITES
+from hardbit_deploy.network_bits import NetworkBits
+from hardbit_deploy.suite import SUITES, named_suite
 
 __all__ = ["INPUT_SHAPES", "NETWORK_OPTIONS", "RADII_255", "resolve_defaults"]
 
 NETWORK_OPTIONS: dict[str, dict[str, Any]] = {
     "lenet": {"channels": [16, 32], "hidden": 100},
+    "vgg-small": {"width": 128},
     "resnet8": {"width": 16},
     "resnet20": {"width": 16},
+    "resnet18": {"width": 64},
+    "wrn-16-4": {"width": 16},
+    "mobilenetv2": {"width": 32},
+    "vit": {"width": 96, "depth": 3, "heads": 6, "patch": 4},
 }
-INPUT_SHAPES = {"lenet": [1, 28, 28], "resnet8": [3, 32, 32], "resnet20": [3, 32, 32]}
+INPUT_SHAPES = {name: [1, 28, 28] if name == "lenet" else [3, 32, 32] for name in NETWORK_OPTIONS}
 
 RADII_255: dict[str, dict[str, float]] = {
     # Those that the field accepts, such as 0.1 and 1.5 for Fashion-MNIST, in grey levels; L-inf on the grid of bytes.
@@ -38,7 +44,7 @@ def resolve_defaults(document: dict[str, Any]) -> dict[str, Any]:
     resolved = copy.deepcopy(document)
     _network(_section(resolved, "network"))
     _threat_model(_section(resolved, "threat_model"), _section(resolved, "data").get("set"))
-    _suite(_section(resolved, "suite"))
+    _suite(_section(resolved, "suite"), _section(resolved, "quantization"))
     phases = _section(resolved, "training").get("phases")
     for phase in phases if isinstance(phases, list) else []:
         if isinstance(phase, dict):
@@ -71,15 +77,28 @@ def _threat_model(threat_model: dict[str, Any], data_set: object) -> None:
         threat_model.setdefault("eps_255", 1.0)  # the set or the norm is the mistake to report
 
 
-def _suite(suite: dict[str, Any]) -> None:
-    """What the harness's suite of that name says, where the user does not; whatever differs from it is `custom`."""
+def _suite(suite: dict[str, Any], quantization: dict[str, Any]) -> None:
+    """What the harness's suite of that name says for these bits, where the user does not; whatever differs from it is
+    `custom`."""
     name = suite.get("name", "standard")
-    base = SUITES["standard"] if not isinstance(name, str) or name not in SUITES else SUITES[name]
-    values = {"steps": base.steps, "restarts": base.restarts, "losses": list(base.losses)}
-    for key, value in values.items():
-        suite.setdefault(key, value)
-    overridden = any(suite[key] != value for key, value in values.items())
-    suite["name"] = "custom" if overridden and name == base.name else name
+    known = isinstance(name, str) and name in SUITES
+    base = named_suite(str(name) if known else "standard", _bits(quantization)).to_document()
+    keys = ("steps", "restarts", "losses", "surrogates", "square_queries")
+    for key in keys:
+        suite.setdefault(key, base[key])
+    overridden = any(suite[key] != base[key] for key in keys)
+    suite["name"] = "custom" if overridden and name == base["name"] else name
+
+
+def _bits(quantization: dict[str, Any]) -> NetworkBits:
+    """Widths as far as they are written as numbers."""
+
+    def numbers(table: object, *kinds: str) -> dict[str, int]:
+        entries = table.items() if isinstance(table, dict) else ()
+        return {key: bits for key, bits in entries if isinstance(bits, int) and (not kinds or key in kinds)}
+
+    kinds = numbers(quantization, "weights", "activations", "first_layer", "last_layer")
+    return NetworkBits(**kinds, layers=numbers(quantization.get("layers")))
 
 
 def _phase(phase: dict[str, Any], threat_eps: object) -> None:

@@ -38,6 +38,16 @@ def _no_truth_value(value: object) -> object:
 Bits = Annotated[Literal[32, 8, 7, 4, 3, 2, 1], BeforeValidator(_no_truth_value)]
 Augmentation = Literal["crop", "flip"]
 Loss = Literal["cross_entropy", "margin"]
+Surrogate = Literal["straight-through", "smooth"]
+KnownAlarmName = Literal[
+    "gradients",
+    "iterative_beats_one_step",
+    "surrogates",
+    "white_box_beats_black_box",
+    "white_box_beats_transfer",
+    "eps_curve",
+    "converged",
+]
 Rate = Annotated[float, Field(ge=0, le=1)]
 Margin = Annotated[float, Field(gt=0, lt=1)]
 Positive = Annotated[float, Field(gt=0)]
@@ -54,7 +64,7 @@ class _Section(BaseModel):
 class Network(_Section):
     """[network]: which architecture of `hardbit.nets`, and its options."""
 
-    architecture: Literal["lenet", "resnet8", "resnet20"]
+    architecture: Literal["lenet", "vgg-small", "resnet8", "resnet20", "resnet18", "wrn-16-4", "mobilenetv2", "vit"]
     classes: Count = 10
     input_shape: Shape
     """(channels, height, width)"""
@@ -63,7 +73,13 @@ class Network(_Section):
     hidden: Count | None = None
     """lenet: width of the first fully connected layer."""
     width: Count | None = None
-    """resnet8, resnet20: width of the first stage."""
+    """All but lenet: how wide the network is at its narrowest, in channels; the rest follows."""
+    depth: Count | None = None
+    """vit: how many blocks."""
+    heads: Count | None = None
+    """vit: heads of the attention, which share the width."""
+    patch: Count | None = None
+    """vit: side of the squares that the image is cut into, in pixels."""
 
     def options(self) -> dict[str, Any]:
         """The keyword arguments of `hardbit.nets.build(architecture, **options)`."""
@@ -175,7 +191,17 @@ class Suite(_Section):
     steps: Count
     restarts: Count
     losses: Annotated[tuple[Loss, ...], Field(strict=False)]
+    surrogates: Annotated[tuple[Surrogate, ...], Field(strict=False)]
+    """What stands for the quantizers in the backward pass; each is climbed, and an image must survive all."""
+    square_queries: Annotated[int, Field(ge=0)]
+    """Queries of the Square attack for every image; 0 leaves it out."""
     seed: Seed = 0
+    transfer: Annotated[tuple[FileName, ...], Field(strict=False)] = ()
+    """Other recipes with weights, relative to this one: adversarial images made on their networks are judged too."""
+
+    def document(self) -> dict[str, Any]:
+        """The same as plain data, in the form of a bundle's manifest: what the harness itself decides by."""
+        return self.model_dump(mode="json", exclude={"transfer"})
 
 
 class Target(_Section):
@@ -198,6 +224,8 @@ class AttackRule(_Section):
     eps_255: Positive | None = None
     min_steps: Count | None = None
     min_restarts: Count | None = None
+    min_square_queries: Count | None = None
+    surrogates: Annotated[tuple[Surrogate, ...], Field(strict=False)] | None = None
 
 
 class BaselineRule(_Section):
@@ -205,6 +233,14 @@ class BaselineRule(_Section):
 
     result: FileName
     margin: Margin = 0.01
+
+
+class KnownAlarm(_Section):
+    """An alarm that may go off, up to `most`, without making the verdict inconclusive; it is shown all the same."""
+
+    name: KnownAlarmName
+    reason: Annotated[str, Field(min_length=1)]
+    most: Annotated[float, Field(gt=0, lt=1)] | None = None
 
 
 class LatencyRule(_Section):
@@ -240,10 +276,14 @@ class Gate(_Section):
     latency: LatencyRule | None = None
     environment: EnvironmentRule | None = None
     settings: GateSettings = GateSettings()
+    known_alarms: Annotated[tuple[KnownAlarm, ...], Field(strict=False)] = ()
 
     def document(self) -> dict[str, Any]:
         """The same as plain data, in the form of gate.toml and of the bundle's manifest."""
-        return self.model_dump(mode="json", exclude_none=True)
+        document = self.model_dump(mode="json", exclude_none=True)
+        if not self.known_alarms:
+            del document["known_alarms"]
+        return document
 
 
 class Recipe(_Section):

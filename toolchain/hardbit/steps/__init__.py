@@ -1,6 +1,6 @@
 """The named steps from a recipe to a verdict, one module each, in the order in which they run."""
 
-from hardbit.steps import bundle, check, differentiate, export, lower, report, train
+from hardbit.steps import bundle, check, differentiate, export, lower, report, train, transfer
 from hardbit.steps.step import Step
 
 __all__ = ["STEPS", "Step", "step_names"]
@@ -10,6 +10,7 @@ STEPS: tuple[Step, ...] = (
     export.STEP,
     lower.STEP,
     differentiate.STEP,
+    transfer.STEP,
     bundle.STEP,
     check.STEP,
     report.STEP,
