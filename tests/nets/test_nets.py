@@ -31,7 +31,7 @@ def test_options_reach_the_network():
 
 
 def test_an_unknown_network_or_option_is_refused_with_the_known_ones():
-    with pytest.raises(HardbitError, match=r"no network 'lenett'.*lenet, resnet20, resnet8"):
+    with pytest.raises(HardbitError, match=r"no network 'lenett'.*lenet, mobilenetv2, resnet18"):
         nets.build("lenett")
     with pytest.raises(HardbitError, match=r"no option 'chanels'.*channels"):
         nets.build("lenet", chanels=(1, 2))
