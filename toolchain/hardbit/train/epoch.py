@@ -15,7 +15,6 @@ from hardbit.train.adversary import centred, draw_noise
 from hardbit.train.augmentation import augment
 from hardbit.train.checkpoint import Checkpoint
 from hardbit.train.distributed import World
-from hardbit.train.fused import fast_activations
 from hardbit.train.network import Trainee
 from hardbit.train.plan import Phase, TrainingPlan
 from hardbit.train.schedules import adversary_at, learning_rate_at
@@ -105,36 +104,35 @@ def run_epoch(
     phase = plan.phases[number]
     trainee.module.train()
     update = Update(trainee, phase, world)
-    with fast_activations(trainee.module):
-        while now.step < now.steps:
-            started = time.perf_counter()
-            index = now.order[now.step * plan.batch_size : (now.step + 1) * plan.batch_size]
-            pixels = centred(augment(images[index], plan.augmentation, now.generator))
-            pixels = pixels.contiguous(memory_format=torch.channels_last)
-            step = within * now.steps + now.step
-            adversary = adversary_at(phase, step, now.steps)
-            noise = draw_noise(pixels, adversary, now.generator)
-            now.learning_rate = learning_rate_at(phase, step, phase.epochs * now.steps)
-            mine = world.share(labels[index])
-            outcome = update(
-                world.share(pixels),
-                mine,
-                batch=len(index),
-                step=step,
-                adversary=adversary,
-                noise=tuple(map(world.share, noise)),
-                learning_rate=now.learning_rate,
+    while now.step < now.steps:
+        started = time.perf_counter()
+        index = now.order[now.step * plan.batch_size : (now.step + 1) * plan.batch_size]
+        pixels = centred(augment(images[index], plan.augmentation, now.generator))
+        pixels = pixels.contiguous(memory_format=torch.channels_last)
+        step = within * now.steps + now.step
+        adversary = adversary_at(phase, step, now.steps)
+        noise = draw_noise(pixels, adversary, now.generator)
+        now.learning_rate = learning_rate_at(phase, step, phase.epochs * now.steps)
+        mine = world.share(labels[index])
+        outcome = update(
+            world.share(pixels),
+            mine,
+            batch=len(index),
+            step=step,
+            adversary=adversary,
+            noise=tuple(map(world.share, noise)),
+            learning_rate=now.learning_rate,
+        )
+        now.last_loss = world.total(outcome.loss * (len(mine) / len(index)))
+        if not np.isfinite(now.last_loss):
+            raise HardbitError(
+                f"the loss is {now.last_loss} in epoch {now.epoch + 1}, step {now.step + 1}",
+                where="training",
+                remedy="lower the learning rate; the last checkpoint is untouched",
             )
-            now.last_loss = world.total(outcome.loss * (len(mine) / len(index)))
-            if not np.isfinite(now.last_loss):
-                raise HardbitError(
-                    f"the loss is {now.last_loss} in epoch {now.epoch + 1}, step {now.step + 1}",
-                    where="training",
-                    remedy="lower the learning rate; the last checkpoint is untouched",
-                )
-            now.step += 1
-            now.loss += now.last_loss
-            now.correct += world.total(outcome.correct)
-            now.seen += len(index)
-            now.seconds += time.perf_counter() - started
-            step_done(now)
+        now.step += 1
+        now.loss += now.last_loss
+        now.correct += world.total(outcome.correct)
+        now.seen += len(index)
+        now.seconds += time.perf_counter() - started
+        step_done(now)

@@ -1,22 +1,25 @@
-"""Which neighbours in a network's graph run as one operation: BatchNorm, quantizer or ReLU, sum, its quantizer."""
+"""Which neighbours in a network's graph run as one operation, and the graph with such operations in their place.
+
+BatchNorm, quantizer or ReLU, sum with a shortcut and its quantizer are passes over memory; together they are one.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
-from torch import fx
+from torch import Tensor, fx, nn
 
 from hardbit.quantize.operators import operator_of
 
-__all__ = ["Chain", "chains_of"]
+__all__ = ["Chain", "attribute", "chains_of", "rewritten"]
 
 _CLIPS = frozenset({"Quantize", "Relu"})
 
 
 @dataclass(frozen=True)
 class Chain:
-    """Nodes whose results nobody else reads: then(clip(norm(x)) + other), each of the four may be absent."""
+    """Nodes of which nobody else reads the results: then(clip(norm(x)) + other), each of the four may be absent."""
 
     x: fx.Node
     norm: fx.Node | None = None
@@ -45,13 +48,55 @@ def chains_of(module: fx.GraphModule, *, with_norms: bool) -> list[Chain]:
         elif operator == "BatchNormalization" and with_norms:
             clip = _only_reader(node, operators, _CLIPS)
             chain = _joined(Chain(node.all_input_nodes[0], norm=node, clip=clip), operators, taken)
-        elif operator == "Add" and _reader_of_sum(node, operators):
+        elif operator == "Add" and (then := _reader_of_sum(node, operators)):
             left, right = node.all_input_nodes
-            chain = Chain(left, other=right, add=node, then=_reader_of_sum(node, operators))
+            chain = Chain(left, other=right, add=node, then=then)
         if chain and (operator != "Relu" or len(chain.nodes) > 1):  # a ReLU alone is one pass already
             chains.append(chain)
             taken.update(chain.nodes)
     return chains
+
+
+def rewritten(
+    module: fx.GraphModule,
+    chains: list[Chain],
+    *,
+    fused: Callable[[Chain], nn.Module],
+    alone: Callable[[fx.Node], nn.Module],
+    value: Callable[[str], Tensor],
+) -> fx.GraphModule:
+    """The graph of `module` with the module `fused(chain)` for each chain, called with x and other; `alone(node)` for
+    each other call of a module; `value(path)` for each tensor that is read by its path."""
+    graph = fx.Graph()
+    copies: dict[fx.Node, fx.Node] = {}
+    graph.output(graph.graph_copy(module.graph, copies))
+    root = nn.Module()
+    in_chains = {node for chain in chains for node in chain.nodes}
+    for node, copied in copies.items():
+        if node.op == "call_module" and node not in in_chains:
+            copied.target = f"part_{len(list(root.children()))}"
+            root.add_module(copied.target, alone(node))
+        elif node.op == "get_attr":
+            copied.target = "value_" + str(node.target).replace(".", "_")
+            setattr(root, copied.target, value(str(node.target)))
+    for index, chain in enumerate(chains):
+        root.add_module(f"chain_{index}", fused(chain))
+        end = copies[chain.nodes[-1]]
+        with graph.inserting_after(end):
+            operands = (copies[node] for node in (chain.x, chain.other) if node is not None)
+            call = graph.call_module(f"chain_{index}", tuple(operands))
+        end.replace_all_uses_with(call)
+        for node in reversed(chain.nodes):
+            graph.erase_node(copies[node])
+            copies[node] = call
+    return fx.GraphModule(root, graph)
+
+
+def attribute(module: nn.Module, path: str) -> Tensor:
+    """The parameter or buffer at `path`."""
+    owner, _, name = path.rpartition(".")
+    value: Tensor = getattr(module.get_submodule(owner), name)
+    return value
 
 
 def _joined(chain: Chain, operators: Mapping[fx.Node, str], taken: set[fx.Node]) -> Chain:

@@ -12,11 +12,11 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, fx
 
 from hardbit.train.distributed import World
 from hardbit.train.fused import RELU
-from hardbit.train.fusion import Chain, chains_of
+from hardbit.train.fusion import Chain, attribute, chains_of, rewritten
 from hardbit.train.shadow_parts import FrozenChain, Part, Policy, part_of
 from hardbit_deploy.errors import HardbitError
 
@@ -59,8 +59,9 @@ class Shadow:
         self._policy = Policy(_PRECISIONS[precision], by_batch, surrogate == "smooth", world, fuses_norms)
         self._module = module
         self._parts: list[Part] = []
-        self._values: dict[str, str] = {}
-        self._network = self._picture()
+        self._values: dict[str, Tensor] = {}
+        chains = chains_of(module, with_norms=fuses_norms)
+        self._network = rewritten(module, chains, fused=self._fused, alone=self._alone, value=self._value)
         self.refresh()
 
     @torch.no_grad()
@@ -68,55 +69,28 @@ class Shadow:
         """Take over weights, scales and statistics of the module. To be called after every step of the optimizer."""
         for part in self._parts:
             part.refresh()
-        for name, path in self._values.items():
-            value = _attribute(self._module, path).detach()
-            setattr(self._network, name, value.to(self._policy.dtype, copy=True))
+        for path, value in self._values.items():
+            value.copy_(attribute(self._module, path))
 
     def __call__(self, images: Tensor) -> Tensor:
         """Logits float32 (n, classes) of centred `images` float32 (n, channels, height, width)."""
-        if self._policy.fuses_norms and images.dim() == 4:
+        if self._policy.fuses_norms:
             images = images.contiguous(memory_format=torch.channels_last)
         logits: Tensor = self._network(images)
         return logits.float()
 
-    def _picture(self) -> fx.GraphModule:
-        """The module's graph over frozen parts."""
-        graph = fx.Graph()
-        copies: dict[fx.Node, fx.Node] = {}
-        logits: Any = graph.graph_copy(self._module.graph, copies)
-        graph.output(logits)
-        root = nn.Module()
-        chains = chains_of(self._module, with_norms=self._policy.fuses_norms)
-        alone = set(copies) - {node for chain in chains for node in chain.nodes}
-        modules: dict[str, str] = {}
-        for node, copied in copies.items():
-            path = str(node.target)
-            if node in alone and node.op == "call_module":
-                if path not in modules:
-                    exact = replace(self._policy, dtype=torch.float32)  # bfloat16 logits would be too coarse
-                    part = part_of(self._module.get_submodule(path), exact if copied is logits else self._policy)
-                    modules[path] = self._add(part, root)
-                copied.target = modules[path]
-            elif node.op == "get_attr":
-                copied.target = f"value_{len(self._values)}"
-                self._values[copied.target] = path
-                root.register_buffer(copied.target, torch.empty(0))
-        for chain in chains:
-            self._fuse(chain, graph, copies, root)
-        return fx.GraphModule(root, graph)
-
-    def _fuse(self, chain: Chain, graph: fx.Graph, copies: dict[fx.Node, fx.Node], root: nn.Module) -> None:
-        """Replace the nodes of `chain` in the copied graph by one."""
+    def _fused(self, chain: Chain) -> Part:
         norm, clip, then = (self._called(node) for node in (chain.norm, chain.clip, chain.then))
-        part = FrozenChain(norm, clip, then, self._policy)
-        operands = [copies[node] for node in (chain.x, chain.other) if node is not None]
-        end = copies[chain.nodes[-1]]
-        with graph.inserting_after(end):
-            fused = graph.call_module(self._add(part, root), tuple(operands))
-        end.replace_all_uses_with(fused)
-        for node in reversed(chain.nodes):
-            graph.erase_node(copies[node])
-            copies[node] = fused
+        return self._added(FrozenChain(norm, clip, then, self._policy))
+
+    def _alone(self, node: fx.Node) -> Part:
+        gives_logits = any(user.op == "output" for user in node.users)
+        exact = replace(self._policy, dtype=torch.float32)  # bfloat16 logits would be too coarse
+        return self._added(part_of(self._called(node), exact if gives_logits else self._policy))
+
+    def _value(self, path: str) -> Tensor:
+        self._values[path] = attribute(self._module, path).detach().to(self._policy.dtype, copy=True)
+        return self._values[path]
 
     def _called(self, node: fx.Node | None) -> Any:
         """The module that `node` calls; a function can only be ReLU."""
@@ -124,17 +98,9 @@ class Shadow:
             return None
         return self._module.get_submodule(str(node.target)) if node.op == "call_module" else RELU
 
-    def _add(self, part: Part, root: nn.Module) -> str:
-        name = f"part_{len(self._parts)}"
+    def _added(self, part: Part) -> Part:
         self._parts.append(part)
-        root.add_module(name, part)
-        return name
-
-
-def _attribute(module: nn.Module, path: str) -> Tensor:
-    owner, _, name = path.rpartition(".")
-    value: Tensor = getattr(module.get_submodule(owner), name)
-    return value
+        return part
 
 
 def _check_known(what: str, word: str, known: tuple[str, ...]) -> None:

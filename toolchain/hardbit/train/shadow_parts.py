@@ -14,9 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hardbit.quantize.quantizers import is_activation_quantizer, is_weight_layer
+from hardbit.quantize.quantizers import is_weight_layer
 from hardbit.train.distributed import World
-from hardbit.train.fused import NOTHING, RELU, Clip, Normalisation, activate, clip_of
+from hardbit.train.fused import Normalisation, activate, clip_of
 from hardbit.train.global_batch_norm import global_batch_norm
 
 __all__ = ["FrozenBatchNorm", "FrozenChain", "FrozenConv", "FrozenCopy", "FrozenLinear", "Part", "Policy", "part_of"]
@@ -116,7 +116,7 @@ class FrozenChain(Part):
     def refresh(self) -> None:
         norm, clip, then = self._sources
         self._norm = None if norm is None else _normalisation(norm, by_batch=self._policy.batch_statistics)
-        self._clip, self._then = (_clip_of(source, smooth=self._policy.smooth) for source in (clip, then))
+        self._clip, self._then = (clip_of(source, smooth=self._policy.smooth) for source in (clip, then))
 
     def forward(self, x: Tensor, other: Tensor | None = None) -> Tensor:
         dtype = self._policy.dtype
@@ -155,9 +155,3 @@ def _normalisation(source: Any, *, by_batch: bool) -> Normalisation:
     weight, bias = (None if value is None else value.detach().clone() for value in (source.weight, source.bias))
     mean, variance = source.running_mean.detach().clone(), source.running_var.detach().clone()
     return Normalisation(weight, bias, mean, variance, source.eps, by_batch)
-
-
-def _clip_of(source: Any, *, smooth: bool) -> Clip:
-    if not is_activation_quantizer(source):
-        return NOTHING if source is None else RELU
-    return clip_of(source, smooth=smooth)

@@ -16,6 +16,7 @@ from hardbit.train.fused import supports_bfloat16
 from hardbit.train.network import Trainee
 from hardbit.train.plan import Adversary, Phase, TrainingPlan
 from hardbit.train.shadow import Shadow
+from hardbit.train.training_form import TrainingForm
 
 __all__ = ["Outcome", "Update", "inner_precision"]
 
@@ -52,7 +53,7 @@ class Update:
             )
             for surrogate in phase.adversary.surrogates
         ]
-        self.outer_precision = plan.outer_precision
+        self.form = TrainingForm(trainee.module, precision=plan.outer_precision, separate_norms=world.size > 1)
         self.teacher: Callable[[Tensor], Tensor] | None = None
         if phase.loss == "distillation" and plan.teacher is not None:
             network = plan.teacher.network.to(trainee.device)
@@ -100,13 +101,8 @@ class Update:
 
     def _logits(self, images: Tensor) -> Tensor:
         """Of the network in training mode, BatchNorm over the images of all processes."""
-        enabled = self.outer_precision == "bfloat16"
-        with (
-            self.world.synchronised(self.trainee.module),
-            torch.autocast(images.device.type, dtype=torch.bfloat16, enabled=enabled),
-        ):
-            logits: Tensor = self.trainee.module(images)
-        return logits.float()
+        with self.world.synchronised(self.trainee.module):
+            return self.form(images)
 
     def _descend(self, loss: Tensor, learning_rate: float) -> None:
         trainee = self.trainee

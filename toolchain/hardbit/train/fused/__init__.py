@@ -1,7 +1,6 @@
 """Fused operations of training, by a small C library that is built when it is first needed."""
 
-from hardbit.train.fused.activations import clip_of, fast_activations
-from hardbit.train.fused.clip import NOTHING, RELU, Clip
+from hardbit.train.fused.clip import NOTHING, RELU, Clip, clip_of
 from hardbit.train.fused.operators import Normalisation, activate, fake_quantize
 from hardbit.train.fused.support import supports_bfloat16
 
@@ -13,6 +12,5 @@ __all__ = [
     "activate",
     "clip_of",
     "fake_quantize",
-    "fast_activations",
     "supports_bfloat16",
 ]

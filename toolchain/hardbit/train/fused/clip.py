@@ -6,12 +6,13 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+import brevitas.nn as qnn
 import torch
 from torch import Tensor
 
-from hardbit.quantize.quantizers import ActivationNumerics
+from hardbit.quantize.quantizers import ActivationNumerics, activation_numerics, is_activation_quantizer
 
-__all__ = ["NOTHING", "RELU", "Clip", "clip_by_operations"]
+__all__ = ["NOTHING", "RELU", "Clip", "clip_by_operations", "clip_of"]
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,15 @@ class Clip:
 
 NOTHING = Clip()
 RELU = Clip(low=0.0, threshold=0.0)
+
+
+def clip_of(source: Any, *, smooth: bool = False) -> Clip:
+    """What `source` applies to each number: an activation quantizer of Brevitas, a ReLU, or None for nothing."""
+    if source is None:
+        return NOTHING
+    if not is_activation_quantizer(source):
+        return RELU
+    return Clip.of(activation_numerics(source), relu=isinstance(source, qnn.QuantReLU), smooth=smooth)
 
 
 def clip_by_operations(x: Tensor, clip: Clip) -> Tensor:
