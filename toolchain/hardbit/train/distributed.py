@@ -18,6 +18,7 @@ Boundary: starts no process (torchrun does) and writes no file.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -195,16 +196,19 @@ def is_first_to_fail() -> bool:
     if place().size == 1:
         return True
     try:
-        return bool(_store().add("hardbit/failures", 1) == 1)
+        return bool(_store().add("failures", 1) == 1)
     except RuntimeError:  # the process that keeps the store is gone
         return False
 
 
 @cache
 def _store() -> dist.Store:
-    """Where torchrun lets its processes meet. Processes leave their number of the first failure there."""
+    """Where torchrun lets its processes meet, and where they count failures.
+
+    torchrun keeps one store for all its restarts: addresses of processes that are gone must not be met again.
+    """
     store, _, _ = next(dist.rendezvous("env://", timeout=_PATIENCE))
-    return store
+    return dist.PrefixStore(f"hardbit/attempt {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
 
 
 @contextmanager

@@ -80,8 +80,8 @@ class _GlobalBatchNorm(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         channels = x.shape[1]
         axes = [0, *range(2, x.dim())]
-        own_variance, own_mean = torch.var_mean(x.float(), axes, correction=0)
-        rows = torch.tensor([x.numel() // channels], dtype=torch.float32, device=x.device)
+        own_variance, own_mean = torch.var_mean(_exact(x), axes, correction=0)
+        rows = torch.full_like(own_mean[:1], x.numel() // channels)
         gathered = world.gather(torch.cat([own_mean, own_variance, rows]))
         means, variances, counts = gathered[:, :channels], gathered[:, channels:-1], gathered[:, -1:]
         count = counts.sum()
@@ -97,13 +97,13 @@ class _GlobalBatchNorm(torch.autograd.Function):
         x, weight, mean, variance, count = ctx.saved_tensors
         shape = [1, -1, *[1] * (x.dim() - 2)]
         deviation = torch.rsqrt(variance + ctx.eps)
-        normalised = (x.float() - mean.view(shape)) * deviation.view(shape)
-        upstream = gradient.float()
+        normalised = (_exact(x) - mean.view(shape)) * deviation.view(shape)
+        upstream = _exact(gradient)
         of_bias = upstream.sum(ctx.axes)
         of_weight = (upstream * normalised).sum(ctx.axes)
         sums = ctx.world.sum_in_place(torch.cat([of_bias, of_weight])) / count
         by_mean, by_variance = (part.view(shape) for part in sums.chunk(2))
-        slope = deviation if weight is None else deviation * weight.float()
+        slope = deviation if weight is None else deviation * _exact(weight)
         of_x = (upstream - by_mean - normalised * by_variance) * slope.view(shape)
         needs_weight, needs_bias = ctx.needs_input_grad[1:3]
         return (
@@ -113,3 +113,8 @@ class _GlobalBatchNorm(torch.autograd.Function):
             None,
             None,
         )
+
+
+def _exact(x: Tensor) -> Tensor:
+    """At least float32: sums over a batch are too long for bfloat16."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
