@@ -15,6 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
+from hardbit_deploy.gate import KnownAlarm
+from hardbit_deploy.known_alarms import accept_known
 from hardbit_deploy.statistics import clopper_pearson_upper, wilson_interval
 from hardbit_deploy.verdict import judge, parse_gate
 
@@ -45,6 +47,15 @@ def document(verdict: str = "PASS", name: str = "example-w4a4", seed: int = 0) -
     """A result document that hardbit's own judge gives the `verdict` asked for."""
     result = _measured(name, seed)
     CHANGES[verdict](result)
+    return judged(result)
+
+
+def document_with_an_accepted_alarm() -> dict[str, Any]:
+    """A PASS whose gate knows of an alarm that went off."""
+    result = _measured("masked", 0)
+    alarm = next(alarm for alarm in result["alarms"] if alarm["name"] == "converged")
+    alarm |= {"status": "alarm", "value": 0.02, "reason": "twice the steps gain 2 points"}
+    result["alarms"] = accept_known(result["alarms"], [KnownAlarm("converged", "the net is slow")])
     return judged(result)
 
 

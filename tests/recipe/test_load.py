@@ -301,8 +301,8 @@ MISTAKES = {
     "an alarm that is a defect": (
         SMALL + '[[gate.known_alarms]]\nname = "parity"\nreason = "never mind"',
         "recipe:9: gate.known_alarms[0].name: 'parity' is not among the choices; choose 'gradients', "
-        "'iterative_beats_one_step', 'surrogates', 'white_box_beats_black_box', 'white_box_beats_transfer', 'eps_curve' "
-        "or 'converged'",
+        "'iterative_beats_one_step', 'surrogates', 'white_box_beats_black_box', 'white_box_beats_transfer', "
+        "'eps_curve' or 'converged'",
     ),
     "no loss": (
         SMALL + "[suite]\nlosses = []",

@@ -154,6 +154,40 @@ def test_a_result_without_its_arrays_is_still_a_page() -> None:
     assert 'id="eps-curve"' in page
 
 
+def test_an_accepted_alarm_is_on_the_page_with_its_number_and_why(tmp_path: Path) -> None:
+    document = examples.document_with_an_accepted_alarm()
+    jsonschema.validate(json.loads(json.dumps(document)), load_schema("result-v1"))
+    page = page_of(document, tmp_path)
+    text = text_of(page)
+    top = text[: text.index("Threat model")]
+    assert "alarms went off that the gate knows of: converged" in top
+    assert "no alarm went off" not in text
+    assert "accepted because the net is slow" in top
+    assert 'class="status status-accepted"' in page
+    row = text[text.rindex("converged △ accepted") :]
+    assert row.startswith("converged △ accepted 0.02")
+    assert "accepted because the net is slow" in row[:120]
+    assert "accepted alarm: converged" in text_of(html_report([document, document]))
+
+
+def test_layers_that_run_in_float_are_listed_and_a_float_network_is_called_so(tmp_path: Path) -> None:
+    document = examples.document()
+    layer = "fc runs as Gemm on float and float: its input is a float"
+    document["precision"]["declared_float"] = [layer]
+    assert f"declared float: {layer}" in text_of(page_of(document, tmp_path))
+    document["precision"] |= {"status": "float", "nodes": []}
+    text = text_of(page_of(document, tmp_path))
+    assert "the network is declared float" in text
+    assert "no node is declared integer: the network runs in float" in text
+
+
+def test_results_of_other_attacks_are_no_comparison() -> None:
+    one, other = examples.document(name="one"), examples.document(name="other")
+    other["attacks"].insert(-1, {**other["attacks"][2], "name": "square-500"})
+    assert "different attacks: " in text_of(html_report([one, other]))
+    assert "different attacks: " not in text_of(html_report([one, one]))
+
+
 def test_a_parity_alarm_takes_the_word_white_box_away(tmp_path: Path) -> None:
     document = examples.document()
     assert "as transfer attacks" not in page_of(document, tmp_path)

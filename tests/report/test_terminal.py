@@ -40,6 +40,24 @@ def test_a_rule_that_the_reasons_do_not_tell_is_listed() -> None:
     assert "gate:" not in summary(examples.document("PASS"), width=300, colour=False)
 
 
+def test_an_accepted_alarm_is_told_with_the_verdict() -> None:
+    text = summary(examples.document_with_an_accepted_alarm(), width=300, colour=False)
+    (line,) = [line for line in text.splitlines() if line.startswith("alarms")]
+    assert line.split() == ["alarms", "accepted:", "converged"]
+    end = text[text.index("PASS (exit code 0)") :]
+    assert "no alarm went off" not in end
+    assert "alarms went off that the gate knows of: converged" in end
+    assert "accepted because the net is slow" in end
+    assert "Say with the number which alarms were accepted" in end
+
+
+def test_a_float_network_says_so() -> None:
+    document = examples.document()
+    document["precision"] = {"status": "float", "nodes": [], "problems": [], "declared_float": ["fc runs as Gemm"]}
+    (line,) = [line for line in summary(document, width=200, colour=False).splitlines() if line.startswith("precision")]
+    assert line.endswith("none: declared float, as a whole")
+
+
 def test_colour_is_for_terminals() -> None:
     assert "\x1b[" not in summary(examples.document(), colour=False)
     assert "\x1b[" in summary(examples.document(), colour=True)

@@ -13,10 +13,12 @@ from hardbit.report.charts.interval_bar import interval_bar, rate_axis
 from hardbit.report.charts.svg import tag
 from hardbit.report.rendering import chart_styles, render
 from hardbit.report.result_page import attack_rate, figure
+from hardbit_deploy.known_alarms import accepted_alarms
 
 __all__ = ["bench_picture", "comparison_page"]
 
 PICTURE_WIDTH = 760.0
+NO_ATTACKS = ("clean", "worst_case")
 
 
 def comparison_page(documents: Sequence[Mapping[str, Any]]) -> str:
@@ -92,6 +94,7 @@ def _row(document: Mapping[str, Any]) -> dict[str, Any]:
     heading = f"{wording.percent(robust[0])}, interval {wording.interval(robust[1:])}" if robust else ""
     return {
         "document": document,
+        "accepted": [alarm["name"] for alarm in accepted_alarms(document)],
         "bits": _bits(document["bundle"]["network"].get("bits")),
         "clean": attack_rate(document, "clean"),
         "robust": robust,
@@ -109,6 +112,7 @@ def _differences(documents: Sequence[Mapping[str, Any]]) -> list[str]:
     asked: list[tuple[str, list[object]]] = [
         ("threat models", [wording.perturbation(d["threat_model"]) for d in documents]),
         ("suites of attacks", [f"{d['suite'].get('name')}, {d['suite'].get('images')} images" for d in documents]),
+        ("attacks", [", ".join(a["name"] for a in d["attacks"] if a["name"] not in NO_ATTACKS) for d in documents]),
         ("machines", [d["environment"].get("cpu") or d["environment"].get("machine") or "unknown" for d in documents]),
         ("grades of the timing", [d["latency"]["grade"] for d in documents if d["latency"]]),
     ]

@@ -11,6 +11,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from hardbit.report import wording
+from hardbit_deploy.known_alarms import alarm_in_words
 
 __all__ = ["chart_styles", "render"]
 
@@ -28,6 +29,7 @@ FILTERS = {
     "attack_label": wording.attack_label,
     "agreement_label": wording.agreement_label,
     "settings_line": wording.settings_line,
+    "alarm_in_words": alarm_in_words,
 }
 
 

@@ -45,7 +45,7 @@ def result_page(document: Mapping[str, Any], artifacts_dir: Path | None) -> str:
         "result.html",
         document=document,
         verdict=verdict,
-        wording=wording.verdict_wording(verdict["name"]),
+        headline=wording.headline(document),
         created=_minute(document["created"]),
         next_steps=wording.next_steps(document),
         perturbation=wording.perturbation(document["threat_model"]),
@@ -87,10 +87,11 @@ def _key_figures(document: Mapping[str, Any]) -> list[dict[str, str]]:
     value = wording.milliseconds(latency["p50_ms"]) if latency else wording.MISSING
     detail = f"p99 {wording.milliseconds(latency['p99_ms'])}, grade {latency['grade']}" if latency else "not run"
     tiles.append({"label": "median query", "value": value, "detail": detail, "ends": ""})
-    nodes = document["precision"]["nodes"]
-    integer = sum(bool(node["integer"]) for node in nodes)
-    value = f"{integer} of {len(nodes)}" if nodes else wording.MISSING
-    detail = "declared nodes, as executed" if nodes else "not run"
+    precision = document["precision"]
+    value = wording.precision_in_words(precision, "") if precision["nodes"] else wording.MISSING
+    detail = "declared nodes, as executed" if precision["nodes"] else "not run"
+    if precision["status"] == "float":
+        detail = "the network is declared float"
     tiles.append({"label": "integer kernels", "value": value, "detail": detail, "ends": ""})
     return tiles
 

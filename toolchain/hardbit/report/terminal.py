@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from hardbit.report import wording
+from hardbit_deploy.known_alarms import accepted_alarms
 
 __all__ = ["summary"]
 
@@ -72,14 +73,13 @@ def _facts(document: Mapping[str, Any]) -> Any:
     from rich.table import Table
     from rich.text import Text
 
-    nodes, latency = document["precision"]["nodes"], document["latency"]
-    integer = sum(bool(node["integer"]) for node in nodes)
-    alarms = [alarm["name"] for alarm in document["alarms"] if alarm["status"] == "alarm"]
+    latency = document["latency"]
     reason = f"not run: {wording.not_run_reason(document)}"
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), show_header=False)
     table.add_row("")
-    table.add_row("precision", f"{integer} of {len(nodes)} layers run on integer kernels" if nodes else "not proved")
-    table.add_row("alarms", (wording.listing(alarms) or "none") if document["alarms"] else reason)
+    kernels = wording.precision_in_words(document["precision"], "layers run on integer kernels")
+    table.add_row("precision", kernels)
+    table.add_row("alarms", _alarms(document) if document["alarms"] else reason)
     table.add_row("latency", f"{_quantiles(latency)}; grade {latency['grade']}" if latency else reason)
     told = document["verdict"]["reasons"]
     for rule in (rule for rule in document["gate"] if rule["reason"] not in told):
@@ -87,6 +87,14 @@ def _facts(document: Mapping[str, Any]) -> Any:
         table.add_row(f"gate: {rule['name']}", Text.assemble(status, f", {rule['reason']}"))
     table.add_row("")
     return table
+
+
+def _alarms(document: Mapping[str, Any]) -> str:
+    """Those that went off; those that the gate knows of are told apart, not left out."""
+    raised = [alarm["name"] for alarm in document["alarms"] if alarm["status"] == "alarm"]
+    accepted = [alarm["name"] for alarm in accepted_alarms(document)]
+    parts = [wording.listing(raised), f"accepted: {wording.listing(accepted)}" if accepted else ""]
+    return "; ".join(part for part in parts if part) or "none"
 
 
 def _quantiles(latency: Mapping[str, Any]) -> str:
@@ -99,8 +107,7 @@ def _verdict(document: Mapping[str, Any]) -> Iterator[Any]:
 
     verdict = document["verdict"]
     name = Text(verdict["name"], f"bold {COLOURS.get(verdict['name'], '')}".strip())
-    headline = wording.verdict_wording(verdict["name"]).headline
-    yield Text.assemble(name, f" (exit code {verdict['exit_code']}): {headline}")
+    yield Text.assemble(name, f" (exit code {verdict['exit_code']}): {wording.headline(document)}")
     for reason in verdict["reasons"]:
         yield Padding(Text(reason), (0, 0, 0, 2))
     for step in wording.next_steps(document):

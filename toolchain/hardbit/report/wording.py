@@ -7,11 +7,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from hardbit_deploy.known_alarms import accepted_alarms
+
 __all__ = [
     "VERDICTS",
     "agreement_label",
     "attack_label",
     "count",
+    "headline",
     "interval",
     "milliseconds",
     "next_steps",
@@ -20,6 +23,7 @@ __all__ = [
     "percent",
     "perturbation",
     "points",
+    "precision_in_words",
     "settings_line",
     "verdict_wording",
 ]
@@ -61,11 +65,25 @@ def verdict_wording(name: str) -> VerdictWording:
     return VERDICTS.get(name, VerdictWording("This version of the report does not know this verdict.", 64))
 
 
+def headline(document: Mapping[str, Any]) -> str:
+    """One sentence for what was found; it does not keep quiet about alarms that the gate knows of."""
+    accepted = accepted_alarms(document)
+    if document["verdict"]["name"] == "PASS" and accepted:
+        names = listing([alarm["name"] for alarm in accepted])
+        return (
+            f"Every rule of the gate holds on the engine that ships; alarms went off that the gate knows of: {names}."
+        )
+    return verdict_wording(document["verdict"]["name"]).headline
+
+
 def next_steps(document: Mapping[str, Any]) -> list[str]:
     """What a person should do, from the verdict and from what caused it."""
     verdict = document["verdict"]["name"]
     if verdict == "PASS":
-        return ["Ship the bundle. Keep this result as the baseline that the next one is paired with."]
+        steps = ["Ship the bundle. Keep this result as the baseline that the next one is paired with."]
+        if accepted_alarms(document):
+            steps.append("Say with the number which alarms were accepted: true robust accuracy may be lower still.")
+        return steps
     if verdict == "FAIL":
         failed = [rule["name"] for rule in document["gate"] if rule["status"] == "fail"]
         broken = f"Rules broken: {listing(failed)}. " if failed else ""
@@ -92,6 +110,15 @@ def _ways_to_a_decision(document: Mapping[str, Any]) -> list[str]:
         used = count(document["suite"].get("images"))
         steps.append(f"Repeat with {count(needed)} images, or widen the margin: {used} cannot see it.")
     return steps or ["Read the reasons, remove their cause and repeat the check."]
+
+
+def precision_in_words(precision: Mapping[str, Any], of_what: str) -> str:
+    """`4 of 4 layers`, by what was executed; a float network has no such count."""
+    if precision["status"] == "float":
+        return "none: declared float, as a whole"
+    nodes = precision["nodes"]
+    integer = sum(bool(node["integer"]) for node in nodes)
+    return f"{integer} of {len(nodes)} {of_what}".strip() if nodes else "not proved"
 
 
 def not_run_reason(document: Mapping[str, Any], recorded: str | None = None) -> str:
@@ -135,7 +162,7 @@ def agreement_label(name: str) -> str:
 
 def settings_line(settings: Mapping[str, Any] | None) -> str:
     """`steps 20 · step 3.125/255 · restarts 3`: what the name of an attack and the threat model do not say already."""
-    told = ("norm", "eps_255", "loss", "seed")
+    told = ("norm", "eps_255", "loss", "seed", "surrogate", "queries")
     return " · ".join(_setting(key, value) for key, value in (settings or {}).items() if key not in told)
 
 
