@@ -53,6 +53,8 @@ def test_a_training_with_several_widths_resumes_to_the_same_bits(tmp_path):
         Phase(1, FGSM, frozen=True, weights=4, ema=0.9),
         Phase(2, FGSM, frozen=True, weights=4),
         checkpoint_minutes=1e-9,
+        inner_precision="bfloat16",
+        outer_precision="bfloat16",
     )
 
     def interrupt():
