@@ -1,4 +1,4 @@
-"""Images of other networks: made on their weights in this recipe's ball, carried in the bundle, judged by its engine."""
+"""Images of other networks: made on their weights in this recipe's ball, carried in the bundle, judged here."""
 
 from __future__ import annotations
 
