@@ -26,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_recipe_arguments(parser)
     parser.add_argument("--out", metavar="FILE", help="copy the weights here too, such as beside the recipe")
     parser.add_argument("--no-tensorboard", action="store_true", help="write no curves")
-    parser.add_argument("--mlflow", metavar="URI", help="an MLflow server, or file:FOLDER, that gets the curves too")
+    parser.add_argument("--mlflow", metavar="URI", help="an MLflow server that gets the curves too")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -28,7 +28,7 @@ _ACCURACIES = ("adversarial_accuracy", "clean", "fgsm", "pgd")
 
 @dataclass(frozen=True)
 class Tracking:
-    """Where the curves go: a folder of TensorBoard's (None for none), and the URI of an MLflow server or folder."""
+    """Where the curves go: a folder of TensorBoard's (None for none), and the URI of an MLflow server."""
 
     tensorboard: Path | None = None
     mlflow: str | None = None
