@@ -334,6 +334,28 @@ class TestJudgingKernels:
         assert report.status == "integer"
         assert report.declared_float == ("fc_token_3 runs as Gemm on float and float: its input is a float",)
 
+    def test_float_layers_run_under_the_names_of_what_they_are_fused_with(self):
+        """The names that ONNX Runtime 1.32 gives to a float Conv and Gemm with a ReLU behind each."""
+        kernels = [self.real("relu1.out_nchwc", "Conv"), self.real("fused fc1", "FusedGemm")]
+        declared = [("conv1", "its weights are float"), ("fc1", "its weights are float")]
+        report = self.judge(kernels, [], declared)
+        assert (report.status, report.problems) == ("float", ())
+        assert report.declared_float == (
+            "relu1.out_nchwc runs as Conv on float and float: fused, one of conv1, fc1",
+            "fused fc1 runs as FusedGemm on float and float: fused, one of conv1, fc1",
+        )
+        assert self.judge(kernels, [], declared[:1]).status == "wrong", "one of the two is declared nowhere"
+
+    def test_a_fused_float_layer_hides_no_integer_layer_that_fell_back(self):
+        kernels = [self.real("relu1.out_nchwc", "Conv"), self.real("relu2.out_nchwc", "Conv")]
+        report = self.judge(kernels, ["conv2"], [("conv1", "its weights are float")])
+        assert report.status == "wrong"
+        assert "conv2 is declared integer, and no kernel of that name was executed" in report.problems
+
+    def test_control_flow_is_no_fused_layer(self):
+        loop = Kernel("relu1", "Loop", "CPUExecutionProvider", ("bool",))
+        assert self.judge([loop], [], [("conv1", "its weights are float")]).status == "wrong"
+
     def test_a_network_that_is_all_float_is_called_so(self):
         report = self.judge([self.real("conv1"), self.real("fc", "Gemm")], [], [("conv1",), ("fc",)])
         assert (report.status, report.nodes, report.problems) == ("float", (), ())

@@ -181,6 +181,7 @@ _PHASE_COLUMNS = (
 
 
 def _phase(phase: Phase) -> tuple[str, ...]:
+    frozen = "folded" if {phase.weights, phase.activations} == {FLOAT} else "folded, scales fixed"
     return (
         str(phase.epochs),
         phase.adversary,
@@ -188,7 +189,7 @@ def _phase(phase: Phase) -> tuple[str, ...]:
         f"{phase.eps_255:g}",
         f"{phase.learning_rate:g}, {phase.schedule}",
         f"{_width(phase.weights)}, {_width(phase.activations)}",
-        "folded, scales fixed" if phase.frozen else "learning",
+        frozen if phase.frozen else "learning",
         percent(phase.adversarial_accuracy),
     )
 
