@@ -1,5 +1,6 @@
 """Catastrophic overfitting is seen when it happens, and only then."""
 
+import dataclasses
 import io
 
 import numpy as np
@@ -96,5 +97,8 @@ def test_the_probe_measures_what_evaluation_would_and_changes_nothing():
     assert first == probe.measure(module, World()), "the same images, starts and steps every time"
     assert first["clean"] == 0.9
     assert first["pgd"] <= first["fgsm"] < first["clean"]
+    coarse = dataclasses.replace(probe, precision="bfloat16").measure(module, World())
+    assert coarse["clean"] == 0.9, "judged in float32 all the same"
+    assert abs(coarse["pgd"] - first["pgd"]) <= 0.02
     after = module.state_dict()
     assert all(torch.equal(value, after[name]) for name, value in before.items())

@@ -25,6 +25,7 @@ from hardbit.train.epoch import EpochUnderWay, run_epoch
 from hardbit.train.monitor import Probe, is_overfitting
 from hardbit.train.network import Blueprint, Trainee
 from hardbit.train.plan import TrainingPlan
+from hardbit.train.step import inner_precision
 from hardbit.train.weights import write_weights
 from hardbit_deploy.errors import HardbitError
 
@@ -224,7 +225,8 @@ class _Training:
         order = torch.randperm(len(images), generator=torch.Generator().manual_seed(self.plan.seed))
         chosen = order[:count].sort().values.to(images.device)  # a set may be sorted by class: not its first images
         pixels = centred(images[chosen]).contiguous(memory_format=torch.channels_last)
-        return Probe(pixels, labels[chosen], adversary, self.plan.seed)
+        precision = inner_precision(self.plan, images.device)
+        return Probe(pixels, labels[chosen], adversary, self.plan.seed, precision)
 
 
 def _on_device(data: tuple[NDArray[np.uint8], NDArray[np.int64]], device: torch.device) -> tuple[Tensor, Tensor]:

@@ -26,18 +26,21 @@ _BATCH = 256
 class Probe:
     """Images to measure on, and PGD to measure by: the same images, starts and steps after every epoch.
 
-    `images` are centred float32 (n, channels, height, width), `labels` int64 (n,).
+    `images` are centred float32 (n, channels, height, width), `labels` int64 (n,). The adversary computes in
+    `precision`; what it found is judged in float32.
     """
 
     images: Tensor
     labels: Tensor
     adversary: Adversary
     seed: int
+    precision: str = "float32"
 
     def measure(self, module: fx.GraphModule, world: World) -> dict[str, float]:
         """Accuracies of `module` in evaluation mode: `clean`, `fgsm` (one step of the radius from the image), `pgd`."""
-        network = Shadow(module, batch_norm="running")
-        network.refresh()
+        attacked = judge = Shadow(module, batch_norm="running")
+        if self.precision != "float32":
+            attacked = Shadow(module, batch_norm="running", precision=self.precision)
         fgsm = replace(self.adversary, kind="fgsm", step_size_255=self.adversary.eps_255, random_start=False)
         kinds = {"clean": replace(self.adversary, kind="none"), "fgsm": fgsm, "pgd": self.adversary}
         generator = torch.Generator(self.images.device).manual_seed(self.seed)
@@ -47,9 +50,9 @@ class Probe:
             mine = world.share(images), world.share(labels)
             for kind, adversary in kinds.items():
                 noise = tuple(map(world.share, draw_noise(images, adversary, generator)))
-                found = perturb(network, *mine, adversary, noise=noise)
+                found = perturb(attacked, *mine, adversary, noise=noise)
                 with torch.no_grad():
-                    right[kind] += int((network(found).argmax(1) == mine[1]).sum())
+                    right[kind] += int((judge(found).argmax(1) == mine[1]).sum())
         return {kind: round(world.total(count) / len(self.images), 4) for kind, count in right.items()}
 
 
