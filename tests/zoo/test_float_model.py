@@ -1,4 +1,4 @@
-"""A network in float goes through every step and into the zoo like the others: what the low-bit ones are compared with."""
+"""A network in float goes through every step and into the zoo: what the low-bit ones are compared with."""
 
 import functools
 
@@ -19,17 +19,16 @@ GATE = "[gate.clean]\nreference = 0.5\nmargin = 0.2\n"
 
 
 def test_a_float_network_is_trained_judged_and_published(tmp_path, capsys):
-    (tmp_path / "bars-float").mkdir()
-    recipe = write_bars(
-        tmp_path / "bars-float", functools.reduce(lambda t, c: t.replace(*c), FLOAT.items(), RECIPE) + GATE
-    )
+    folder = tmp_path / "models" / "bars-float"
+    folder.mkdir(parents=True)
+    recipe = write_bars(folder, functools.reduce(lambda t, c: t.replace(*c), FLOAT.items(), RECIPE) + GATE)
     assert cli.main(["run", str(recipe), "--run-dir", str(tmp_path / "run"), "--latency", "off", "--publish"]) == 0
-    card = read_card(tmp_path / "bars-float" / "card.json")
+    card = read_card(folder / "card.json")
     assert card.verdict == "PASS"
     assert card.engine.integer_layers == 0
     assert [layer.name for layer in card.engine.float_layers] == ["conv1", "conv2", "fc1", "fc2"]
-    page = (tmp_path / "bars-float" / "card.md").read_text()
+    page = (folder / "card.md").read_text()
     assert "in 32-bit float throughout" in page
     assert "scales fixed" not in page
-    (model,) = list_models(tmp_path)
+    (model,) = list_models(folder.parent)
     assert dict(zip(COLUMNS, model_row(model.card), strict=True))["widths"] == "float"
