@@ -74,7 +74,10 @@ def fold_batch_norm(module: fx.GraphModule) -> None:
         if not isinstance(norm, nn.BatchNorm1d | nn.BatchNorm2d):
             continue
         if not folds_into_its_layer(node, operators):
-            reads_codes = operators[node.all_input_nodes[0]] == "Quantize"
+            source = node.all_input_nodes[0]
+            while operators[source] in MOVING_OPERATORS:
+                source = source.all_input_nodes[0]
+            reads_codes = operators[source] == "Quantize"
             module.set_submodule(str(node.target), channelwise_layer(*_affine(norm), quantized=reads_codes))
             continue
         layer: Any = module.get_submodule(str(node.all_input_nodes[0].target))
