@@ -17,7 +17,7 @@ from hardbit.targets import lower
 from hardbit.train.adversary import centred
 from quantized_examples import calibrated, random_images
 
-WIDTHS = [8, 7, 4, 3, 2]
+WIDTHS = [8, 7, 4, 3, 2, 1]
 
 
 @pytest.mark.parametrize("bits", WIDTHS)
@@ -72,7 +72,7 @@ def test_the_integers_of_a_frozen_layer(bits):
             continue
         layer = twin.get_submodule(str(node.target))
         codes = parameter_codes(layer)
-        limit = 2 ** (codes.weight_bits - 1) - 1
+        limit = max(1, 2 ** (codes.weight_bits - 1) - 1)
         assert codes.weight.abs().max() <= limit
         assert torch.equal(codes.weight, layer.quant_weight().int())  # Brevitas' own integers
         expected = codes.weight_scale.numpy() * np.float32(scale_of[node.all_input_nodes[0]])
@@ -91,7 +91,7 @@ def test_a_frozen_network_still_learns_with_its_scales_fixed():
     assert all(torch.any(layer.weight.grad != 0) and torch.any(layer.bias.grad != 0) for layer in layers)
 
 
-@pytest.mark.parametrize("bits", [8, 4, 2])
+@pytest.mark.parametrize("bits", [8, 4, 2, 1])
 @pytest.mark.parametrize("gamma", [0.0, 1e-20, 1e-9, 1e-6])
 def test_a_channel_that_batch_norm_has_switched_off_keeps_its_bias(bits, gamma):
     """Weight decay does this to trained networks: weights near zero, so tiny scales, beside a bias that is not."""
