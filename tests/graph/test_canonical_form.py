@@ -13,6 +13,7 @@ from onnx import TensorProto, helper
 from canonical_examples import plain_cnn, residual_net
 from graph_strategies import small_graphs
 from hardbit.graph.canonical_form import check_canonical
+from hardbit.graph.onnx_graph import mark_float
 from hardbit_deploy.errors import HardbitError
 from lowering_examples import WIDTHS, constants, with_constants
 
@@ -114,9 +115,19 @@ def codes_through_a_relu(model: onnx.ModelProto) -> None:
     node(model, "act1.dequantize").input[0] = "act1.again"
 
 
+def silent_softmax(model: onnx.ModelProto) -> None:
+    node(model, "relu1").op_type = "Softmax"
+
+
+def silent_float_clip(model: onnx.ModelProto) -> None:
+    node(model, "relu1").op_type = "Clip"
+
+
 @pytest.mark.parametrize(
     ("spoil", "refusal"),
     [
+        (silent_softmax, "^relu1: Softmax is computed in float, and nothing says why; declare it"),
+        (silent_float_clip, "^relu1: a Clip of float numbers keeps the layer before it in float"),
         (old_opset, "^graph: opset 17 is too old"),
         (unknown_operator, "^relu1: operator LeakyRelu is not known; known: Add, "),
         (foreign_domain, "^relu1: operator com.example.Relu is not known"),
@@ -141,6 +152,14 @@ def test_a_spoilt_graph_is_refused_by_node(spoil: Callable[[onnx.ModelProto], No
     spoil(model)
     with pytest.raises(HardbitError, match=refusal):
         check_canonical(model)
+
+
+@pytest.mark.parametrize("spoil", [silent_softmax, silent_float_clip])
+def test_what_is_declared_float_is_canonical(spoil: Callable[[onnx.ModelProto], None]) -> None:
+    model = plain_cnn(4)
+    spoil(model)
+    mark_float(node(model, "relu1"), "to see whether it may be")
+    check_canonical(model)
 
 
 @pytest.mark.parametrize(

@@ -12,8 +12,9 @@ from onnx import TensorProto, numpy_helper
 
 from canonical_examples import INPUT_SCALE, CanonicalBuilder, plain_cnn, residual_net
 from graph_strategies import small_graphs
+from hardbit.graph.onnx_graph import mark_float
 from hardbit.graph.passes import run_passes
-from hardbit.targets import integer_nodes, lower, names
+from hardbit.targets import float_nodes, integer_nodes, lower, names
 from hardbit.targets.onnxruntime import PASSES, PREPARATION
 from hardbit_deploy.errors import HardbitError
 from lowering_examples import WIDTHS, copy_of, executed, images_for, lively, run, with_constants
@@ -259,3 +260,33 @@ def test_an_image_that_is_not_quantized_is_refused() -> None:
     x = b.node("Flatten", [x], "flatten.out", "flatten", axis=1)
     with pytest.raises(HardbitError, match=r"^image: the input is read by 'relu' \(Relu\)"):
         lower(b.model(b.gemm(x, "fc", (3, 36), INPUT_SCALE, 8), (1, 6, 6), 3), "onnxruntime")
+
+
+def with_float_head() -> onnx.ModelProto:
+    """The example with its last layer in float: weights without codes."""
+    canonical = copy_of(plain_cnn(4))
+    gemm = next(node for node in canonical.graph.node if node.name == "fc2")
+    gemm.input[1] = "fc2.float"
+    canonical.graph.initializer.append(numpy_helper.from_array(np.ones((10, 16), np.float32), "fc2.float"))
+    return canonical
+
+
+def test_a_layer_that_would_run_in_float_is_refused_unless_it_declares_why() -> None:
+    canonical = with_float_head()
+    with pytest.raises(HardbitError, match=r"^fc2: Gemm would run in float: its weights are not quantized"):
+        lower(canonical, "onnxruntime")
+    mark_float(next(node for node in canonical.graph.node if node.name == "fc2"), "to see what happens")
+    engine = lower(canonical, "onnxruntime")
+    assert float_nodes(canonical) == [{"name": "fc2", "reason": "to see what happens"}]
+    assert [node["name"] for node in integer_nodes(canonical)] == ["conv1", "conv2", "fc1"]
+    assert executed(engine)["fc2"] == "Gemm"
+    images = images_for(canonical)
+    np.testing.assert_allclose(run(engine, images, optimised=True), run(canonical, images), rtol=1e-6)
+
+
+def test_every_layer_is_either_integer_or_float_with_a_reason() -> None:
+    canonical = with_float_head()
+    layers = [node.name for node in canonical.graph.node if node.op_type in ("Conv", "Gemm")]
+    assert [node["name"] for node in (*integer_nodes(canonical), *float_nodes(canonical))] == layers
+    assert float_nodes(canonical)[0]["reason"] == "its operands are not both codes"
+    assert float_nodes(plain_cnn(4)) == []
