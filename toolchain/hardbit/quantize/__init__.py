@@ -11,6 +11,7 @@ from hardbit.quantize.placement import quantize
 from hardbit.quantize.profiles import PROFILES, Profile, get_profile
 from hardbit.quantize.requantize import requantize, start_from
 from hardbit.quantize.state import load_state
+from hardbit.quantize.unfolding import start_with_batch_norm
 
 __all__ = [
     "PROFILES",
@@ -24,4 +25,5 @@ __all__ = [
     "quantize",
     "requantize",
     "start_from",
+    "start_with_batch_norm",
 ]

@@ -28,6 +28,7 @@ _LATER_KEYS: Mapping[str, Mapping[str, Any]] = {
         "inner_precision": "float32",
         "outer_precision": "float32",
         "inner_batch_norm": "batch",
+        "initial_batch_norm": "folded",
         "select": "last",
     },
     "training.phases": {

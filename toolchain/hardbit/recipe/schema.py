@@ -162,6 +162,8 @@ class Training(_Section):
     augmentation: Annotated[tuple[Augmentation, ...], Field(strict=False)] = ()
     initial_weights: FileName | None = None
     """Weights of the same architecture at any widths to begin with, relative to the recipe."""
+    initial_batch_norm: Literal["folded", "restored"] = "folded"
+    """Whether BatchNorm stays folded into the initial weights, or gets its places back: few bits need it."""
     teacher: FileName | None = None
     """The folder of a trained model for loss distillation, relative to the recipe."""
     inner_precision: Literal["auto", "float32", "bfloat16"] = "auto"

@@ -95,7 +95,7 @@ def training_plan(recipe: Recipe) -> TrainingPlan:
         select=t.select,
         eps_255=recipe.threat_model.eps_255,
         norm=recipe.threat_model.norm,
-        initial=read_initial_weights(recipe.initial_weights_path) if recipe.initial_weights_path else None,
+        initial=read_initial_weights(start, t.initial_batch_norm) if (start := recipe.initial_weights_path) else None,
         teacher=_teacher(recipe.teacher_folder) if recipe.teacher_folder else None,
         checkpoint_minutes=t.checkpoint_minutes,
     )

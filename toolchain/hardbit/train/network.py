@@ -11,7 +11,16 @@ import torch
 from torch import Tensor, fx, nn
 
 from hardbit import nets
-from hardbit.quantize import Bits, calibrate, freeze, load_state, quantize, requantize, start_from
+from hardbit.quantize import (
+    Bits,
+    calibrate,
+    freeze,
+    load_state,
+    quantize,
+    requantize,
+    start_from,
+    start_with_batch_norm,
+)
 from hardbit.train.averaging import WeightAverage
 from hardbit.train.checkpoint import Checkpoint, load_optimizer
 from hardbit.train.plan import Phase, TrainingPlan
@@ -65,6 +74,8 @@ class Trainee:
     ) -> Trainee:
         """The network of the plan's seed or initial weights, calibrated, before its first phase."""
         trainee = cls._untrained(blueprint, plan, device, batches)
+        if plan.initial is not None and plan.initial.batch_norm == "restored":
+            start_with_batch_norm(trainee.module, plan.initial.tensors, next(batches()))
         calibrate(trainee.module, batches())
         return trainee
 
@@ -75,7 +86,8 @@ class Trainee:
         torch.manual_seed(plan.seed)
         bits = blueprint.bits_in(plan.phases[0])
         module = quantize(blueprint.build(), blueprint.profile, bits)
-        if plan.initial is not None:
+        restored = plan.initial is not None and plan.initial.batch_norm == "restored"
+        if plan.initial is not None and not restored:
             start_from(module, plan.initial.tensors)
         module = _placed(module, device)
         return cls(blueprint, plan, device, batches, module, bits, _optimizer(module, plan.phases[0]))

@@ -104,10 +104,17 @@ class Phase:
 
 @dataclass(frozen=True)
 class InitialWeights:
-    """The tensors of a frozen network that training starts from, and the SHA-256 of their file."""
+    """The tensors of a frozen network that training starts from, and the SHA-256 of their file.
+
+    BatchNorm is folded into them: it stays folded, or with `batch_norm` "restored" gets its places back.
+    """
 
     tensors: Mapping[str, Tensor]
     digest: str
+    batch_norm: str = "folded"
+
+    def __post_init__(self) -> None:
+        _check_known("initial_batch_norm", self.batch_norm, ("folded", "restored"))
 
 
 @dataclass(frozen=True)

@@ -35,9 +35,9 @@ def read_weights_metadata(path: Path) -> dict[str, Any]:
         raise HardbitError(f"this is not a weights file of hardbit ({error})", where=str(path)) from error
 
 
-def read_initial_weights(path: Path) -> InitialWeights:
+def read_initial_weights(path: Path, batch_norm: str = "folded") -> InitialWeights:
     """The tensors of a weights file, for a network of any widths to begin with."""
-    return InitialWeights(_read_tensors(path), sha256_file(path))
+    return InitialWeights(_read_tensors(path), sha256_file(path), batch_norm)
 
 
 def load_twin(path: Path, architecture: str, options: Mapping[str, Any], profile: str, bits: Bits) -> fx.GraphModule:
