@@ -57,7 +57,7 @@ def feeds_for(images, classes=10):
     }
 
 
-@pytest.mark.parametrize("bits", [7, 4, 2])
+@pytest.mark.parametrize("bits", [7, 4, 2, 1])
 @pytest.mark.parametrize("architecture", list(SHAPES))
 def test_logits_and_gradient_are_those_of_the_twin_with_clamps_in_place_of_quantizers(architecture, bits):
     twin = freeze(calibrated(architecture, bits)).eval()
