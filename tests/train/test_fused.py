@@ -20,7 +20,7 @@ from hardbit.quantize.quantizers import (
     quant_identity,
     quant_relu,
 )
-from hardbit.train.fused import RELU, Clip, Normalisation, activate, fake_quantize, library, operators
+from hardbit.train.fused import NOTHING, RELU, Clip, Normalisation, activate, fake_quantize, library, operators
 from hardbit.train.fused.operators import is_fused
 
 FLOAT32, BFLOAT16 = torch.float32, torch.bfloat16
@@ -133,6 +133,14 @@ def test_the_sum_of_a_residual_block_has_the_bits_of_its_parts(monkeypatch, firs
 
     pair = values(3, 5, 7), values(3, 5, 7, seed=1)
     assert_same_bits(with_gradients(block, *pair), composed(monkeypatch, block, *pair))
+
+
+@pytest.mark.parametrize("shapes", [((4, 5, 6), (1, 5, 6)), ((1, 5, 6), (4, 5, 6))])
+def test_a_sum_may_broadcast(shapes):
+    pair = [values(*shape, seed=seed) for seed, shape in enumerate(shapes)]
+    ours, gradients = with_gradients(lambda x, other: activate(x, NOTHING, other=other, then=RELU), *pair)
+    assert torch.equal(ours, F.relu(sum(pair)))
+    assert [gradient.shape for gradient in gradients] == list(shapes)
 
 
 SHAPES = [(6, 1, 5, 5), (6, 3, 4, 7), (4, 16, 8, 8), (5, 33, 3, 3), (7, 1025), (9, 4)]

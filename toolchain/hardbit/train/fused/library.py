@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import hashlib
+import itertools
 import logging
 import os
 import platform
@@ -22,9 +23,18 @@ __all__ = ["cache_folder", "load_library"]
 
 _log = logging.getLogger(__name__)
 _SOURCE = Path(__file__).with_name("kernels.c")
-_FLAGS = ("-O3", "-march=native", "-std=c11", "-fPIC", "-shared", "-fno-math-errno", "-fno-trapping-math")
-_EXACT = ("-ffp-contract=off",)
-_THREADS = ("-fopenmp",)
+_FLAGS = (
+    "-O3",
+    "-std=c11",
+    "-fPIC",
+    "-shared",
+    "-fopenmp-simd",
+    "-fno-math-errno",  # without it and the next no rounding is a vector's
+    "-fno-trapping-math",
+    "-ffp-contract=off",  # the bits are those of separate operations
+)
+_PROCESSORS = (("-march=native",), ("-mcpu=native",), ())  # the first that the compiler takes
+_THREADS = (("-fopenmp",), ())
 _SECONDS = 120
 
 
@@ -52,7 +62,7 @@ def cache_folder() -> Path:
 
 def _built() -> Path:
     compiler = _compiler()
-    identity = "\n".join((compiler, _version(compiler), _processor(), *_FLAGS, *_EXACT, *_THREADS))
+    identity = "\n".join((compiler, _version(compiler), _processor(), *_FLAGS))
     digest = hashlib.sha256(_SOURCE.read_bytes() + identity.encode()).hexdigest()[:16]
     path = cache_folder() / f"hardbit-fused-{digest}.so"
     if not path.exists():
@@ -65,12 +75,15 @@ def _built() -> Path:
 
 
 def _compile(compiler: str, path: Path) -> None:
-    """Compile to `path`: with OpenMP, or without where the compiler has none."""
-    command = [compiler, *_FLAGS, *_EXACT, str(_SOURCE), "-o", str(path), "-lm"]
-    if subprocess.run([*command, *_THREADS], capture_output=True, timeout=_SECONDS, check=False).returncode != 0:
-        done = subprocess.run(command, capture_output=True, timeout=_SECONDS, check=False, text=True)
-        if done.returncode != 0:
-            raise OSError(f"{compiler}: {done.stderr.strip() or done.returncode}")
+    """Compile to `path`, for this processor and with threads where the compiler can."""
+    command = [compiler, *_FLAGS, str(_SOURCE), "-o", str(path), "-lm"]
+    for processor, threads in itertools.product(_PROCESSORS, _THREADS):
+        done = subprocess.run(
+            [*command, *processor, *threads], capture_output=True, timeout=_SECONDS, check=False, text=True
+        )
+        if done.returncode == 0:
+            return
+    raise OSError(f"{compiler}: {done.stderr.strip() or done.returncode}")
 
 
 def _compiler() -> str:

@@ -59,12 +59,13 @@ def activate(
 ) -> Tensor:
     """then(clip(BatchNorm(x)) + other), without the parts that are absent, in `dtype` (x's own by default).
 
-    x: (n, channels, ...) float32 or bfloat16; `other` in `dtype`. With a normalisation four dimensions come out as
-    channels_last; the sums of BatchNorm are taken in another order than PyTorch's. Without one the bits are those of
-    the separate operations. Derivatives by x and other, and by weight and bias where they are by the batch.
+    x: (n, channels, ...) float32 or bfloat16; `other` in `dtype`, of x's shape or broadcast. With a normalisation four
+    dimensions come out as channels_last; the sums of BatchNorm are taken in another order than PyTorch's. Without one
+    the bits are those of the separate operations. Derivatives by x and other, and by weight and bias where they are by the batch.
     """
     dtype = dtype or x.dtype
-    if not is_fused(x, dtype):
+    broadcasts = other is not None and other.shape != x.shape
+    if broadcasts or not is_fused(x, dtype):
         return _composed(x, clip, normalisation, other, then, dtype)
     weight, bias = (None, None) if normalisation is None else (normalisation.weight, normalisation.bias)
     result: Tensor = _Activate.apply(x, other, weight, bias, clip, then, normalisation, dtype)
