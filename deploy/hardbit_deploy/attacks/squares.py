@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from functools import lru_cache
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
@@ -230,12 +231,17 @@ def signed_pyramids(side: int, upper: NDArray[np.bool_], transposed: NDArray[np.
 
     `upper` bool (n, channels) gives each channel's sign, `transposed` bool (n,) the direction for all channels.
     """
-    halves = [half / np.linalg.norm(half) for half in (pyramid(side // 2, side), -pyramid(side - side // 2, side))]
-    standing = np.concatenate(halves if side > 1 else halves[1:])
-    standing = (standing / np.linalg.norm(standing)).astype(np.float32)
+    standing = _standing_pyramids(side)
     chosen = np.where(transposed[:, None, None], standing.T, standing)
     signs = np.where(upper, np.float32(1), np.float32(-1))
     return np.asarray(chosen[:, None] * signs[:, :, None, None])
+
+
+@lru_cache
+def _standing_pyramids(side: int) -> NDArray[np.float32]:
+    halves = [half / np.linalg.norm(half) for half in (pyramid(side // 2, side), -pyramid(side - side // 2, side))]
+    both = np.concatenate(halves if side > 1 else halves[1:])
+    return np.asarray(both / np.linalg.norm(both), np.float32)
 
 
 def below(words: NDArray[np.uint32], limit: int) -> NDArray[np.int64]:
