@@ -61,7 +61,8 @@ def activate(
 
     x: (n, channels, ...) float32 or bfloat16; `other` in `dtype`, of x's shape or broadcast. With a normalisation four
     dimensions come out as channels_last; the sums of BatchNorm are taken in another order than PyTorch's. Without one
-    the bits are those of the separate operations. Derivatives by x and other, and by weight and bias where they are by the batch.
+    the bits are those of the separate operations. Derivatives by x and other, and by the batch by weight and bias
+    as well.
     """
     dtype = dtype or x.dtype
     broadcasts = other is not None and other.shape != x.shape
