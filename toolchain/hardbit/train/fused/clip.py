@@ -9,6 +9,7 @@ from typing import Any
 import brevitas.nn as qnn
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from hardbit.quantize.quantizers import ActivationNumerics, activation_numerics, is_activation_quantizer
 
@@ -72,6 +73,7 @@ class _Clip(torch.autograd.Function):
         return (code.clamp(clip.low, clip.high) * clip.scale - clip.offset).to(x.dtype)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         (inside,) = ctx.saved_tensors
         return torch.where(inside, gradient, 0), None

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from hardbit.train.fused import binding
 from hardbit.train.fused.binding import AFFINE, BY_BATCH, PLAIN, TYPES
@@ -119,6 +120,7 @@ class _Activate(torch.autograd.Function):
         return y
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, of_y: Tensor) -> tuple[Tensor | None, ...]:
         mask, x = ctx.saved_tensors
         call, norm = ctx.call, ctx.norm
