@@ -58,11 +58,12 @@ def assert_same_bits(ours, theirs):
 
 
 @pytest.mark.parametrize("layer", [quant_relu(4), quant_relu(8, ceiling=6.0), quant_identity(3, signed=True)])
-@pytest.mark.parametrize("scale", [0.25, 0.1])
+@pytest.mark.parametrize("scale", [0.25, 0.3])
 def test_a_quantizer_has_the_bits_of_brevitas(layer, scale):
     activation_scale(layer).value.fill_(scale)
     clip = Clip.of(activation_numerics(layer), relu=isinstance(layer, qnn.QuantReLU))
-    x = values(2, 3, 7, 5)
+    borders = torch.arange(-64, 64) / 2 * activation_scale(layer).value  # here a multiplication would not do
+    x = torch.cat([values(2, 3, 7, 5).flatten(), borders])
     ours, (gradient,) = with_gradients(lambda x: activate(x, clip), x)
     theirs, (expected,) = with_gradients(layer, x)
     assert torch.equal(ours, theirs)
