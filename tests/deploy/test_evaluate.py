@@ -137,7 +137,8 @@ class TestWhatIsReported:
 
     def test_l2_is_evaluated_alike(self, tmp_path):
         bundle = build_bundle(tmp_path / "l2", count=20, threat_model={"norm": "l2", "eps_255": 20.0})
-        evaluation = evaluate(bundle, SUITE, workers=1)
+        evaluation = evaluate(bundle, replace(SUITE, square_queries=100), workers=1)
+        assert evaluation.attacks[-2]["name"] == "square-100"
         assert "alarm" not in [alarm["status"] for alarm in evaluation.alarms]
         assert evaluation.eps_curve[-1]["eps_255"] == 128.0 * 12
         assert 0 < evaluation.attacks[-1]["survivors"] < 20

@@ -42,4 +42,4 @@ def run(args: argparse.Namespace) -> int:
     if args.json != "-":
         print(f"{bundle.manifest.name}: built on {runtime}")
         print(precision_table(precision))
-    return EXIT_CODES["PASS"] if precision["status"] == "integer" else EXIT_CODES["WRONG_ENGINE"]
+    return EXIT_CODES["PASS"] if precision["status"] != "wrong" else EXIT_CODES["WRONG_ENGINE"]
