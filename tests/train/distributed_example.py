@@ -1,8 +1,8 @@
 """What two processes do in the tests of distributed training: `torchrun ... distributed_example.py WHAT FOLDER`.
 
-"steps" trains every case of CASES and leaves FOLDER/CASE.safetensors; "batch-norm" leaves outputs and gradients of both
-processes; "killed" is `hardbit train` whose first process is killed once in the middle of an epoch; "other-images" is
-`hardbit train` where the second process reads other images.
+"steps" trains every case of CASES and leaves its weights in FOLDER, next to what single steps of NETWORKS left; "killed"
+is `hardbit train` whose first process is killed once in the middle of an epoch; "other-images" is `hardbit train` where
+the second process reads other images.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 from torch import nn
 from training_example import OPTIONS, PLAN, problem
 
-from hardbit import cli
+from hardbit import cli, nets
 from hardbit.quantize import Bits
 from hardbit.train import Adversary, Phase, TrainingPlan, TrainingResult, train
 from hardbit.train.distributed import World
@@ -54,12 +54,14 @@ def run_case(name: str, run_dir: Path, world: World) -> TrainingResult:
     )
 
 
-def network() -> nn.Sequential:
-    """Both kinds of BatchNorm, one with a cumulative average, in float64."""
-    torch.manual_seed(0)
+def both_batch_norms() -> nn.Sequential:
+    """Of images and of vectors, one with a cumulative average and no weights."""
     conv, linear = nn.Conv2d(3, 5, 3), nn.Linear(180, 4)
     layers = (conv, nn.BatchNorm2d(5), nn.ReLU(), nn.Flatten(), linear, nn.BatchNorm1d(4, momentum=None, affine=False))
-    return nn.Sequential(*layers).double()
+    return nn.Sequential(*layers)
+
+
+NETWORKS = {"both": both_batch_norms, "resnet8": lambda: nets.build("resnet8", width=4, input_shape=(3, 8, 8))}
 
 
 def batch() -> tuple[torch.Tensor, torch.Tensor]:
@@ -68,9 +70,11 @@ def batch() -> tuple[torch.Tensor, torch.Tensor]:
     return torch.randn(9, 3, 8, 8, generator=generator).double(), torch.arange(9) % 4
 
 
-def steps_of_batch_norm(world: World) -> dict[str, torch.Tensor]:
-    """What two steps leave: the last logits, gradients of images and parameters, running statistics, the loss."""
-    module, (images, labels) = network(), batch()
+def steps_of_batch_norm(name: str, world: World) -> dict[str, torch.Tensor]:
+    """What two steps in float64 leave: the last logits, gradients of images and parameters, running statistics, the
+    loss."""
+    torch.manual_seed(0)
+    module, (images, labels) = NETWORKS[name]().double(), batch()
     for _ in range(2):
         pixels = world.share(images).clone().requires_grad_()
         module.zero_grad()
@@ -93,7 +97,8 @@ def _steps(folder: Path) -> None:
             {n: t.contiguous() for n, t in result.twin.state_dict().items()},
             folder / f"{name} {world.rank}.safetensors",
         )
-    save_file(steps_of_batch_norm(world), folder / f"batch-norm {world.rank}.safetensors")
+    for name in NETWORKS:
+        save_file(steps_of_batch_norm(name, world), folder / f"steps of {name} {world.rank}.safetensors")
     world.close()
 
 

@@ -1,6 +1,7 @@
 """Two processes do what one does, fail as one, and leave one set of files."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -21,7 +22,7 @@ from recipe_examples import RECIPE, write_bars
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))  # as the program has it that torchrun starts
 
-from distributed_example import CASES, run_case, steps_of_batch_norm  # noqa: E402
+from distributed_example import CASES, NETWORKS, run_case, steps_of_batch_norm  # noqa: E402
 
 
 def two_processes(what: str, folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
@@ -65,10 +66,11 @@ def test_only_the_first_process_writes_weights(steps):
     assert not (steps / "run of 1" / "weights.safetensors").exists()
 
 
-def test_batch_norm_over_two_processes_is_that_of_torch_over_the_whole_batch(steps):
+@pytest.mark.parametrize("network", NETWORKS)
+def test_batch_norm_over_two_processes_is_that_of_torch_over_the_whole_batch(steps, network):
     """In float64, so that only a wrong formula can differ; rows are shared as four and five."""
-    alone = steps_of_batch_norm(World())
-    first, second = (load_file(steps / f"batch-norm {rank}.safetensors") for rank in (0, 1))
+    alone = steps_of_batch_norm(network, World())
+    first, second = (load_file(steps / f"steps of {network} {rank}.safetensors") for rank in (0, 1))
     for name, expected in alone.items():
         if name in ("logits", "images"):
             assert [len(part[name]) for part in (first, second)] == [4, 5]
@@ -162,3 +164,15 @@ def test_only_training_runs_in_several_processes_and_the_first_to_fail_speaks(mo
         "torchrun: 'hardbit run' runs in one process; let torchrun start 'hardbit train', and then go on without "
         "torchrun\n"
     )
+
+
+@pytest.mark.slow
+def test_the_documented_command_trains_once_and_then_finds_nothing_to_do(tmp_path):
+    write_bars(tmp_path)
+    torchrun = shutil.which("torchrun", path=Path(sys.executable).parent)
+    command = [torchrun, "--standalone", "--nproc-per-node", "2", "-m", "hardbit", "train", "recipe.toml"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    for expected in ("weights: trained for 2 epochs", "unchanged"):
+        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
+        assert expected in done.stdout
+        assert done.stdout.count("Weights     runs/bars/train/weights.safetensors") == 1

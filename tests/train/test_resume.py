@@ -13,10 +13,11 @@ from safetensors.torch import load_file
 from torch import nn
 
 from hardbit import nets
-from hardbit.train.checkpoint import read_checkpoint
+from hardbit.train.checkpoint import Checkpoint, read_checkpoint
+from hardbit.train.epoch import EpochUnderWay
 from hardbit_deploy.errors import HardbitError
 
-from .training_example import EVERY_STEP, PLAN, StopAt, run
+from .training_example import EVERY_STEP, PLAN, StopAt, problem, run
 
 HERE = Path(__file__).parent
 
@@ -147,3 +148,14 @@ def test_a_network_with_dropout_resumes_to_the_same_bits_in_every_phase(tmp_path
             run(tmp_path / "stopped", StopAt(epoch, interrupt), plan=often)
         torch.rand(7)  # whatever else a program draws
     assert_same(run(tmp_path / "stopped", plan=plan).weights, expected)
+
+
+def test_an_epoch_that_began_on_another_device_is_not_gone_on_with(tmp_path):
+    """Its order and noise cannot be drawn here. Between epochs the device may change."""
+    data = tuple(map(torch.from_numpy, problem()))
+    random = {"epoch": torch.zeros(16), "global": torch.get_rng_state(), "cuda": torch.zeros(16)}
+    saved = Checkpoint(1, "x", [], {}, {}, step=3, random=random)
+    with pytest.raises(
+        HardbitError, match=r"^training.device: the checkpoint lies .* device 'cuda'; say device = 'cuda'"
+    ):
+        EpochUnderWay.resume(saved, PLAN, data)

@@ -56,8 +56,18 @@ class EpochUnderWay:
 
     @classmethod
     def resume(cls, saved: Checkpoint, plan: TrainingPlan, data: tuple[Tensor, Tensor]) -> EpochUnderWay:
-        """The epoch as it was when the checkpoint was written."""
+        """The epoch as it was when the checkpoint was written.
+
+        Raises HardbitError on another kind of device: its generators draw other numbers.
+        """
         now = cls.begin(saved.epoch, plan, data)
+        began = "cuda" if "cuda" in saved.random else "cpu"
+        if now.order.device.type != began:
+            raise HardbitError(
+                f"the checkpoint lies within an epoch that began on device '{began}'",
+                where="training.device",
+                remedy=f"say device = '{began}', or delete the checkpoint",
+            )
         now.step = saved.step
         for name, value in saved.sums.items():
             setattr(now, name, value)
