@@ -1,6 +1,6 @@
 """What two processes do in the tests of distributed training: `torchrun ... distributed_example.py WHAT FOLDER`.
 
-"steps" trains every case of CASES and leaves its weights in FOLDER, next to what single steps of NETWORKS left; "killed"
+"steps" trains every case of CASES and leaves its weights in FOLDER, beside what single steps of NETWORKS left; "killed"
 is `hardbit train` whose first process is killed once in the middle of an epoch; "other-images" is `hardbit train` where
 the second process reads other images.
 """
