@@ -4,6 +4,7 @@ import itertools
 import logging
 import math
 import multiprocessing
+from contextlib import contextmanager
 
 import brevitas.nn as qnn
 import pytest
@@ -43,6 +44,16 @@ def with_gradients(function, *tensors):
     result = function(*leaves)
     upstream = torch.randn(result.shape, generator=torch.Generator().manual_seed(9)).to(result.dtype)
     return result.detach(), torch.autograd.grad(result, leaves, upstream)
+
+
+@contextmanager
+def running(threads):
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def composed(monkeypatch, function, *tensors):
@@ -99,14 +110,19 @@ def test_fake_quantization_is_the_composite_in_any_shape(shape, dtypes, relu, se
 @pytest.mark.parametrize("count", [1023, 1024, 1025, 131_072 * 3 + 1])
 @pytest.mark.parametrize("threads", [1, 3])
 def test_threads_and_ragged_ends_change_nothing(monkeypatch, count, threads):
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
-        x = values(count)
+    x = values(count)
+    with running(threads):
         ours = with_gradients(lambda x: fake_quantize(x, 0.25, 0, 15, True), x)
-    finally:
-        torch.set_num_threads(before)
     assert_same_bits(ours, composed(monkeypatch, lambda x: fake_quantize(x, 0.25, 0, 15, True), x))
+
+
+def test_results_are_rounded_to_bfloat16_half_to_even():
+    """Every upper half with ties, what is next to them, and not-a-numbers of every kind below it."""
+    upper = torch.arange(0, 65536, 7, dtype=torch.int64)[:, None]
+    lower = torch.tensor([0, 0x7FFF, 0x8000, 0x8001, 0xFFFF])
+    x = (upper * 65536 + lower).flatten().sub(2**31).to(torch.int32).view(FLOAT32)
+    x = torch.cat([x, torch.tensor([0x7FFFFFFF, -1, 0x7F800001], dtype=torch.int32).view(FLOAT32)])
+    torch.testing.assert_close(activate(x, NOTHING, dtype=BFLOAT16), x.to(BFLOAT16), rtol=0, atol=0, equal_nan=True)
 
 
 @pytest.mark.parametrize("dtype", [FLOAT32, BFLOAT16])
@@ -161,13 +177,13 @@ def test_batch_norm_is_that_of_float64(shape, by_batch, joins):
 
     def fused(x, *rest):
         *join, weight, bias = rest
-        norm = Normalisation(weight, bias, mean.clone(), variance.clone(), 1e-5, by_batch)
+        norm = Normalisation(weight, bias, mean.clone(), variance.clone(), 0.1, by_batch)
         return activate(x, RELU, normalisation=norm, other=join[0] if join else None, then=RELU)
 
     def plain(x, *rest):
         *join, weight, bias = rest
         statistics = (None, None) if by_batch else (mean.double(), variance.double())
-        y = F.relu(F.batch_norm(x, *statistics, weight, bias, by_batch, 0.0, 1e-5))
+        y = F.relu(F.batch_norm(x, *statistics, weight, bias, by_batch, 0.0, 0.1))
         return F.relu(y + join[0]) if join else y
 
     ours, ours_back = with_gradients(fused, *tensors) if by_batch else without_weights(fused, tensors)
@@ -176,6 +192,19 @@ def test_batch_norm_is_that_of_float64(shape, by_batch, joins):
         theirs_back = theirs_back[: len(ours_back)]
     for a, b in zip((ours, *ours_back), (theirs, *theirs_back), strict=True):
         assert (a - b).abs().max() <= 2e-5 * b.abs().max().clamp_min(1)
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_statistics_over_many_blocks_are_those_of_float64(threads):
+    x = torch.randn(8, 10, 80, 80, generator=torch.Generator().manual_seed(0)) * 2 + 1
+    norm = Normalisation(None, None, torch.zeros(10), torch.zeros(10), 0.1, by_batch=True)
+    with running(threads):
+        ours, (gradient,) = with_gradients(lambda x: activate(x, RELU, normalisation=norm), x)
+    theirs, (expected,) = with_gradients(
+        lambda x: F.relu(F.batch_norm(x, None, None, None, None, True, 0.0, 0.1)), x.double()
+    )
+    assert (ours - theirs).abs().max() < 1e-5
+    assert (gradient - expected).abs().max() < 1e-5
 
 
 def without_weights(function, tensors):
