@@ -51,6 +51,7 @@ class Exported:
 def _run(work: Work) -> str:
     from hardbit.data import load_images
     from hardbit.graph.export import export_canonical
+    from hardbit.graph.rounding import rounding_places
     from hardbit.targets import float_nodes
     from hardbit.train.adversary import pgd_on_bytes
 
@@ -72,9 +73,9 @@ def _run(work: Work) -> str:
         seed=recipe.suite.seed,
     )
     clean_logits, adversarial_logits = twin_logits(twin, evaluation.images), twin_logits(twin, adversarial)
-    float_parts = float_nodes(model)
+    exceptions = float_nodes(model), rounding_places(model)
     agreements = [
-        require_agreement(logits, canonical_logits(exported.canonical, images), kind, float_parts)
+        require_agreement(logits, canonical_logits(exported.canonical, images), kind, *exceptions)
         for kind, logits, images in (
             ("clean", clean_logits, evaluation.images),
             ("adversarial", adversarial_logits, adversarial),
@@ -88,7 +89,7 @@ def _run(work: Work) -> str:
     np.save(exported.twin_adversarial_logits, adversarial_logits)
     rate = (clean_logits.argmax(1) == evaluation.labels).mean()
     flips, difference = sum(a.flips for a in agreements), max(a.difference for a in agreements)
-    but = f", {flips} labels apart in float parts" if flips else ""
+    but = f", {flips} labels apart" if flips else ""
     return (
         f"canonical graph equals the twin on {len(evaluation):,} clean and adversarial images "
         f"(logits within {difference:.1g}{but}); twin: {100 * rate:.1f} % clean"

@@ -65,33 +65,36 @@ def require_agreement(
     canonical: NDArray[np.float32],
     images: str,
     float_parts: Sequence[Mapping[str, str]] = (),
+    rounding_places: Sequence[Mapping[str, str]] = (),
 ) -> Agreement:
     """How two networks' logits, float32 (n, classes), agree. Raises StepError where they are not the same network.
 
     `images` says in words which images these are, `float_parts` what the network computes in float and why
-    (`hardbit.targets.float_nodes`). Without any, every label is equal and every logit within LARGEST_LOGIT_DIFFERENCE.
-    With some, two programs round a sum of floats differently, and a quantizer behind it may see either side of a border
-    between codes: labels may differ on LARGEST_FLIP_RATE of the images, and on half of all images no logit by more than
+    (`hardbit.targets.float_nodes`), `rounding_places` where its integer arithmetic may round in float32
+    (`hardbit.graph.rounding`). Without any, every label is equal and every logit within LARGEST_LOGIT_DIFFERENCE. With
+    some, a quantizer behind such a place may see either side of a border between codes: labels may differ on
+    LARGEST_FLIP_RATE of the images, and logits by more than the bound on half of them; with float parts the bound is
     LARGEST_TYPICAL_DIFFERENCE of the logits' range.
     """
     differences = np.abs(twin.astype(np.float64) - canonical).max(1)
     found = Agreement(int((twin.argmax(1) != canonical.argmax(1)).sum()), float(differences.max()))
-    if not float_parts:
-        is_good = found.flips == 0 and found.difference <= LARGEST_LOGIT_DIFFERENCE
-        allowed = f"allowed are 0 and {LARGEST_LOGIT_DIFFERENCE:g}"
-    else:
-        typical = LARGEST_TYPICAL_DIFFERENCE * float(twin.max() - twin.min())
-        flips = max(1, int(LARGEST_FLIP_RATE * len(twin)))
-        is_good = found.flips <= flips and bool(np.median(differences) <= typical) and np.isfinite(found.difference)
-        part = float_parts[0]
-        allowed = (
-            f"on half of them at least {np.median(differences):.3g}; allowed are {flips} labels and {typical:.3g}, "
-            f"as {len(float_parts)} parts are computed in float, such as '{part['name']}': {part['reason']}"
-        )
-    if not is_good:
+    places = [*float_parts, *rounding_places]
+    flips = max(1, int(LARGEST_FLIP_RATE * len(twin))) if places else 0
+    bound = LARGEST_LOGIT_DIFFERENCE
+    if float_parts:
+        bound = max(bound, LARGEST_TYPICAL_DIFFERENCE * float(twin.max() - twin.min()))
+    judged = float(np.median(differences)) if places else found.difference
+    if found.flips > flips or not judged <= bound or not np.isfinite(found.difference):
+        exception = ""
+        if places:
+            exception = (
+                f" ({judged:.3g} on half of them), as {len(places)} places may round differently, such as "
+                f"'{places[0]['name']}': {places[0]['reason']}"
+            )
         raise StepError(
             f"the canonical graph is not the trained network: on {len(twin)} {images} images {found.flips} labels "
-            f"differ and the largest logit difference is {found.difference:.3g}, {allowed}",
+            f"differ and the largest logit difference is {found.difference:.3g}, allowed are {flips} and "
+            f"{bound:.3g}{exception}",
             where="export",
             remedy="this is a defect of hardbit.graph.export: please report it with the recipe",
         )
