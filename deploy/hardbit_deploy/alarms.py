@@ -171,22 +171,23 @@ def feasible(outside: int, rescored_otherwise: int, images: int) -> Alarm:
     return _judged("feasible", outside + rescored_otherwise > 0, outside + rescored_otherwise, 0, reason)
 
 
-def converged(more_steps: int, more_restarts: int, images: int) -> Alarm:
-    """Twice the steps, or one more restart, gain less than half a point.
+def converged(gains: Sequence[tuple[str, int, int]]) -> Alarm:
+    """Twice the steps, one more restart, or twice the queries of Square, gain less than half a point.
 
-    Both are counts of survivors of the whole suite that fall then. The alarm is raised when the exact one-sided 95 %
-    lower bound of the larger gain is above half a point: 6 of 512 images, 16 of 2,000. A suite that has not converged
-    gains many points; a sample of hundreds cannot tell half a point from one, and says so in its reason.
+    `gains` are (what there is more of, survivors of the whole suite that fall then, images). The alarm is raised when
+    the exact one-sided 95 % lower bound of one of them is above half a point: 6 of 512 images, 16 of 2,000. A suite
+    that has not converged gains many points; a sample of hundreds cannot tell half a point from one, and says so in its
+    reason.
     """
-    if not images:
+    bounds = [
+        (clopper_pearson(fell, images, 2 * CONFIDENCE - 1)[0], fell / images) for _, fell, images in gains if images
+    ]
+    if not bounds:
         return _not_run("converged", HALF_A_POINT, "no images")
-    gain = max(more_steps, more_restarts)
-    bound = clopper_pearson(gain, images, 2 * CONFIDENCE - 1)[0]
-    reason = (
-        f"of {images} images, twice the steps fool {more_steps} more and another restart {more_restarts}; "
-        f"the gain is at least {100 * bound:.2f} points"
-    )
-    return _judged("converged", bound > HALF_A_POINT, gain / images, HALF_A_POINT, reason)
+    bound, value = max(bounds)
+    each = ", ".join(f"{what} {fell} of {images}" for what, fell, images in gains if images)
+    reason = f"fooled in addition by {each}; the gain is at least {100 * bound:.2f} points"
+    return _judged("converged", bound > HALF_A_POINT, value, HALF_A_POINT, reason)
 
 
 def white_box_beats_black_box(alone: int, images: int, bits: NetworkBits, *, was_run: bool) -> Alarm:

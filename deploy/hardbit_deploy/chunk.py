@@ -74,8 +74,9 @@ def work_in_queries(chunk_images: int, first: int, suite: Suite, radii: int, can
     climbs = len(suite.climbs)
     curve = min(max(suite.curve_images - first, 0), chunk_images) * radii * len(suite.surrogates)
     convergence = min(max(suite.convergence_images - first, 0), chunk_images) * 3 * climbs
+    more_queries = min(max(suite.query_convergence_images - first, 0), chunk_images) * 2 * suite.square_queries
     steps = (chunk_images * suite.restarts * climbs + curve + convergence) * suite.steps
-    return steps * QUERIES_A_STEP + chunk_images * (1 + suite.square_queries + candidates)
+    return steps * QUERIES_A_STEP + chunk_images * (1 + suite.square_queries + candidates) + more_queries
 
 
 def measure_chunk(
@@ -87,7 +88,8 @@ def measure_chunk(
     what Square spent on each image, 0 where the engine was wrong before; `seconds/<attack>` float64 ();
     `same_bits` bool (n,), whether the attack graph's logits stood for the engine's within PGD;
     `agreement/<name>` float64 (images, label flips, largest difference); `logits`, `feasible`, `determinism`,
-    `gradients/<case>`, `converged` int64 counts; `curve` bool (radii, m); `examples/...` for up to 12 images.
+    `gradients/<case>`, `converged`, `converged_queries` int64 counts; `curve` bool (radii, m); `examples/...` for up to
+    12 images.
     """
     measured: Measurements = {"index": chunk.indices, "label": chunk.labels}
     started = time.perf_counter()
@@ -161,6 +163,9 @@ def _measure_alarms(
     measured["curve"] = chunk_counts.curve(attacks, chunk.victims.of(slice(count)), clean[:count], radii)
     count = chunk.among_first(suite.convergence_images)
     measured["converged"] = chunk_counts.converged(attacks, chunk.victims.of(slice(count)), survived[:count])
+    count = chunk.among_first(suite.query_convergence_images) if suite.square_queries else 0
+    victims = chunk.victims.of(slice(count))
+    measured["converged_queries"] = chunk_counts.converged_queries(attacks, victims, survived[:count])
 
 
 def _pick_examples(chunk: Chunk, clean_logits: NDArray[np.float32], best: WorstCase, measured: Measurements) -> None:

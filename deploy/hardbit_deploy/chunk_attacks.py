@@ -124,6 +124,19 @@ class Attacks:
             same_bits=self.same_bits and surrogate == STRAIGHT_THROUGH,
         )
 
+    def square(self, victims: Victims, queries: int, what: str) -> AttackOutcome:
+        """Square with so many queries; `what` is said of it while it runs."""
+        return square(
+            self.target.engine,
+            victims.images,
+            victims.labels,
+            self.threat_model,
+            queries=queries,
+            seed=self.suite.seed,
+            indices=victims.indices,
+            report=lambda done: self.report(0, done, what),
+        )
+
     def run(
         self, chunk: Victims, clean_logits: NDArray[np.float32], transfers: Mapping[str, NDArray[np.uint8]]
     ) -> WorstCase:
@@ -172,7 +185,7 @@ class Attacks:
         for surrogate, loss in suite.climbs:
             attacks[suite.pgd_name(loss, surrogate)] = partial(self._pgd, victims, surrogate, loss)
         if suite.square_name is not None:
-            attacks[suite.square_name] = partial(self._square, victims)
+            attacks[suite.square_name] = partial(self.square, victims, suite.square_queries, suite.square_name)
         for source, candidates in transfers.items():
             attacks[transfer_name(source)] = partial(self._transfer, victims, candidates[rows])
         return attacks
@@ -192,18 +205,6 @@ class Attacks:
         outcome = self.climb(victims, surrogate, loss, restarts=self.suite.restarts)
         self.report(len(victims) * self.suite.restarts * self.suite.steps, 0, self.suite.pgd_name(loss, surrogate))
         return outcome
-
-    def _square(self, victims: Victims) -> AttackOutcome:
-        return square(
-            self.target.engine,
-            victims.images,
-            victims.labels,
-            self.threat_model,
-            queries=self.suite.square_queries,
-            seed=self.suite.seed,
-            indices=victims.indices,
-            report=lambda queries: self.report(0, queries, str(self.suite.square_name)),
-        )
 
     def _transfer(self, victims: Victims, made: NDArray[np.uint8]) -> AttackOutcome:
         """Judge those candidates uint8 (n, candidates, ...) that lie in the ball."""

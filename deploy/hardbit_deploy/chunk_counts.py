@@ -20,6 +20,7 @@ from hardbit_deploy.victims import Victims, outside
 __all__ = [
     "bad_logits",
     "converged",
+    "converged_queries",
     "curve",
     "curve_radii_255",
     "determinism",
@@ -110,7 +111,8 @@ def curve(
 
 
 def converged(attacks: Attacks, victims: Victims, survived: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """Survivors of the whole suite that fall to twice the steps from the same first starts; to one more start; all."""
+    """Survivors of the whole suite that fall to twice the steps from the same first starts; to one more start; all
+    images."""
     standing, suite = victims.of(survived), attacks.suite
     fell = {"steps": np.zeros(len(standing), np.bool_), "restart": np.zeros(len(standing), np.bool_)}
     for surrogate, loss in suite.climbs:
@@ -119,3 +121,9 @@ def converged(attacks: Attacks, victims: Victims, survived: NDArray[np.bool_]) -
             fell[what] |= ~outcome.survived
             attacks.report(len(victims) * steps, 0, "convergence")
     return np.array([fell["steps"].sum(), fell["restart"].sum(), len(victims)], np.int64)
+
+
+def converged_queries(attacks: Attacks, victims: Victims, survived: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """Survivors of the whole suite that fall to twice the queries of Square; all images."""
+    outcome = attacks.square(victims.of(survived), 2 * attacks.suite.square_queries, "convergence of Square")
+    return np.array([np.count_nonzero(~outcome.survived), len(victims)], np.int64)

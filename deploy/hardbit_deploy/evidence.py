@@ -79,7 +79,7 @@ class _Totals:
                 self.examples.setdefault(rest, []).append(value)
             elif kind == "curve":
                 self.curve.append(value)
-            elif kind in ("logits", "determinism", "feasible", "gradients", "converged"):
+            elif kind in ("logits", "determinism", "feasible", "gradients", "converged", "converged_queries"):
                 self.counts[name] = self.counts.get(name, np.zeros(len(value), np.int64)) + value
             else:
                 self.per_image.setdefault(name, []).append(value)
@@ -183,9 +183,14 @@ def _alarms(
     agreements = [(name, count, flips) for name, (count, flips, _) in totals.agreement.items()]
     labels = np.concatenate(totals.per_image["label"])[: curve.shape[1]]
     largest_class = int(np.bincount(labels).max()) if len(labels) else 0
-    bad_logits, determinism, feasible, converged = (
-        counted(name) for name in ("logits", "determinism", "feasible", "converged")
-    )
+    bad_logits, determinism, feasible = (counted(name) for name in ("logits", "determinism", "feasible"))
+    more_steps, more_starts, converged_images = counted("converged")
+    more_queries, queried_images = counted("converged_queries")
+    gains = [
+        ("twice the steps", more_steps, converged_images),
+        ("another restart", more_starts, converged_images),
+        ("twice the queries", more_queries, queried_images),
+    ]
     return [
         alarms.parity(agreements),
         alarms.determinism(*determinism),
@@ -194,7 +199,7 @@ def _alarms(
         *_alarms_between_attacks(totals, suite, manifest),
         alarms.eps_curve(_curve_points(curve, radii_255), curve.shape[1], largest_class),
         alarms.feasible(*feasible),
-        alarms.converged(*converged),
+        alarms.converged(gains),
     ]
 
 

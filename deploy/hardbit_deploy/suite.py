@@ -46,6 +46,7 @@ class Suite:
     gradient_images: int = 256
     determinism_images: int = 64
     convergence_images: int = 512
+    query_convergence_images: int = 128
 
     def __post_init__(self) -> None:
         for field, least in _LEAST.items():
@@ -111,6 +112,7 @@ _LEAST = {
     "gradient_images": 0,
     "determinism_images": 0,
     "convergence_images": 0,
+    "query_convergence_images": 0,
 }
 
 _QUERIES = 500

@@ -33,7 +33,9 @@ EIGHT = NetworkBits()
         (alarms.feasible(0, 0, 2000), "pass"),
         (alarms.feasible(1, 0, 2000), "alarm"),
         (alarms.feasible(0, 1, 2000), "alarm"),
-        (alarms.converged(0, 0, 0), "not_run"),
+        (alarms.converged([("more", 0, 0)]), "not_run"),
+        (alarms.converged([("more", 0, 512), ("queries", 3, 128)]), "alarm"),
+        (alarms.converged([("more", 5, 512), ("queries", 2, 128)]), "pass"),
         (alarms.white_box_beats_black_box(2, 100, EIGHT, was_run=True), "pass"),
         (alarms.white_box_beats_black_box(3, 100, EIGHT, was_run=True), "alarm"),
         (alarms.white_box_beats_black_box(20, 2000, EIGHT, was_run=True), "pass"),
@@ -70,19 +72,23 @@ def test_the_reason_carries_the_numbers_of_the_worst_case():
     assert (surrogates.value, surrogates.threshold) == (0.6, None)
 
 
-@pytest.mark.parametrize("images", [256, 512, 2000])
+@pytest.mark.parametrize("images", [128, 512, 2000])
 def test_convergence_is_doubted_exactly_when_half_a_point_is_exceeded_at_95_percent(images):
-    first = next(gain for gain in range(images) if alarms.converged(gain, 0, images).status == "alarm")
+    def alarm(steps: int, restarts: int = 0):
+        return alarms.converged([("twice the steps", steps, images), ("another restart", restarts, images)])
+
+    first = next(gain for gain in range(images) if alarm(gain).status == "alarm")
     assert clopper_pearson(first, images, 0.90)[0] > 0.005 >= clopper_pearson(first - 1, images, 0.90)[0]
-    assert alarms.converged(0, first, images).status == "alarm"
-    assert alarms.converged(first - 1, first - 1, images).status == "pass"
+    assert alarm(0, first).status == "alarm"
+    assert alarm(first - 1, first - 1).status == "pass"
+    assert alarm(first, 1).value == first / images
+    assert f"twice the steps {first} of {images}, another restart 1 of {images}; the gain" in alarm(first, 1).reason
 
 
 def test_the_docstring_of_convergence_states_the_right_counts():
-    assert alarms.converged(6, 0, 512).status == "alarm"
-    assert alarms.converged(5, 0, 512).status == "pass"
-    assert alarms.converged(16, 0, 2000).status == "alarm"
-    assert alarms.converged(15, 0, 2000).status == "pass"
+    for least, images in ((6, 512), (16, 2000)):
+        assert alarms.converged([("twice the steps", least, images)]).status == "alarm"
+        assert alarms.converged([("twice the steps", least - 1, images)]).status == "pass"
 
 
 class TestEpsCurve:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -60,8 +61,8 @@ class TestPlantedFaults:
 
         assert "gradients" in self.raised(fashioned, lambda w: Target(LinearEngine(w, SHAPE), Overflowing(w, SHAPE)))
 
-    def test_hard_rounding_hides_from_gradients_what_square_finds(self, fashioned):
-        """The network rounds its pixels, and its gradients are true: nothing but where a pixel is about to jump."""
+    def masked(self, fashioned, queries: int):
+        """A network that rounds its pixels; its gradients are true: nothing but where a pixel is about to jump."""
         bundle, weights = fashioned
 
         def rounded(images):
@@ -80,15 +81,23 @@ class TestPlantedFaults:
                 return super().gradient_impl(images, labels, engine_logits, loss) * at_an_edge
 
         target = Target(HardRounding(weights, SHAPE), Derivative(weights, SHAPE)).activate()
-        suite = replace(SUITE, square_queries=500)
-        evaluation = evaluate(bundle, suite, workers=1, open_target=lambda _: target)
+        evaluation = evaluate(bundle, replace(SUITE, square_queries=queries), workers=1, open_target=lambda _: target)
         rates = {row["name"]: row["rate"] for row in evaluation.attacks}
-        alarms = {alarm["name"]: alarm for alarm in evaluation.alarms}
+        return rates, {alarm["name"]: alarm for alarm in evaluation.alarms}
+
+    def test_hard_rounding_hides_from_gradients_what_square_finds(self, fashioned):
+        rates, alarms = self.masked(fashioned, queries=500)
         assert rates["square-500"] + 0.15 < min(rate for name, rate in rates.items() if name.startswith("pgd"))
         assert rates["worst_case"] <= rates["square-500"]
         assert alarms["white_box_beats_black_box"]["status"] == "alarm"
         assert alarms["white_box_beats_black_box"]["value"] > 0.15
         assert alarms["parity"]["status"] == alarms["gradients"]["status"] == "pass"
+
+    def test_a_search_that_would_find_more_with_more_queries_says_so(self, fashioned):
+        _, alarms = self.masked(fashioned, queries=30)
+        assert alarms["converged"]["status"] == "alarm"
+        more = int(re.search(r"twice the queries (\d+) of 128", alarms["converged"]["reason"])[1])
+        assert alarms["converged"]["value"] == more / 128 > 0.02
 
     def test_where_nothing_is_masked_square_comes_near_pgd_and_finds_nothing_else(self, fashioned):
         bundle, weights = fashioned
