@@ -66,7 +66,7 @@ def clip_by_operations(x: Tensor, clip: Clip) -> Tensor:
 class _Clip(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, clip: Clip) -> Tensor:
-        value = x.float()
+        value = x.to(torch.promote_types(x.dtype, torch.float32))
         scaled = (value + clip.offset) / clip.scale
         code = torch.round(scaled) if clip.rounds else scaled
         ctx.save_for_backward((code <= clip.high) & (code >= clip.low) & (value > clip.threshold))

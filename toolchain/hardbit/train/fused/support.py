@@ -8,6 +8,7 @@ import torch
 
 __all__ = ["supports_bfloat16"]
 
+_PROCESSOR = Path("/proc/cpuinfo")
 _FEATURES = frozenset({"avx512_bf16", "amx_bf16", "bf16", "svebf16"})
 
 
@@ -19,7 +20,7 @@ def supports_bfloat16(device: str | torch.device = "cpu") -> bool:
     if torch.device(device).type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+        lines = _PROCESSOR.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
         return False
     words = {word for line in lines if line.startswith(("flags", "Features")) for word in line.split()}
