@@ -75,15 +75,18 @@ def _built() -> Path:
 
 
 def _compile(compiler: str, path: Path) -> None:
-    """Compile to `path`, for this processor and with threads where the compiler can."""
-    command = [compiler, *_FLAGS, str(_SOURCE), "-o", str(path), "-lm"]
+    """Compile to `path`, for this processor and with threads where the compiler can and the result loads."""
     for processor, threads in itertools.product(_PROCESSORS, _THREADS):
-        done = subprocess.run(
-            [*command, *processor, *threads], capture_output=True, timeout=_SECONDS, check=False, text=True
-        )
+        command = [compiler, *_FLAGS, *processor, *threads, str(_SOURCE), "-o", str(path), "-lm"]
+        done = subprocess.run(command, capture_output=True, timeout=_SECONDS, check=False, text=True)
+        failure = done.stderr.strip() or f"exit code {done.returncode}"
         if done.returncode == 0:
-            return
-    raise OSError(f"{compiler}: {done.stderr.strip() or done.returncode}")
+            try:
+                ctypes.CDLL(str(path))
+                return
+            except OSError as error:  # of a runtime of threads that is not there
+                failure = str(error)
+    raise OSError(f"{compiler}: {failure}")
 
 
 def _compiler() -> str:
