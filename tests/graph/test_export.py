@@ -215,7 +215,5 @@ def test_images_of_another_shape_and_a_batch_that_moves_are_refused_by_place():
     with pytest.raises(HardbitError, match=r"^fc1: the network does not take images of shape \(1, 20, 20\)"):
         export_canonical(freeze(calibrated("lenet", 4)), (1, 20, 20))
     odd = freeze(quantize(BatchLast(), "onnxruntime", Bits(8, 8)))
-    with pytest.raises(
-        HardbitError, match=r"^transpose: Transpose gives .*\(8, 8, 1, 5\) for 5 images; leave"
-    ):
+    with pytest.raises(HardbitError, match=r"^transpose: Transpose gives .*\(8, 8, 1, 5\) for 5 images; leave"):
         export_canonical(odd, (1, 8, 8))
