@@ -16,7 +16,7 @@ from hardbit_deploy.bundle import load_bundle
 from hardbit_deploy.results import load_result, load_schema
 from recipe_examples import RECIPE, write_bars
 
-STEPS = ["train", "export", "lower", "differentiate", "bundle", "check", "report"]
+STEPS = ["train", "export", "lower", "differentiate", "transfer", "bundle", "check", "report"]
 
 
 def hardbit(folder, *arguments):
