@@ -15,6 +15,7 @@ from hardbit_deploy.bundle import load_bundle
 from hardbit_deploy.check import CheckOptions, Progress, check
 from hardbit_deploy.engines import executed_precision
 from hardbit_deploy.errors import HardbitError
+from hardbit_deploy.known_alarms import accepted_alarms
 from hardbit_deploy.latency import (
     LatencyComparison,
     LatencyReport,
@@ -78,7 +79,7 @@ def bench_table(document: Mapping[str, Any]) -> str:
                 f"{100 * robust['interval'][0]:.1f} to {100 * robust['interval'][1]:.1f}" if robust else "-",
                 *(f"{timing[f'{name}_ms']:.4g} ms" if timing else "-" for name in ("p50", "p90", "p99")),
                 timing["grade"] if timing else "-",
-                row["verdict"],
+                row["verdict"] + (f", accepted {', '.join(row['accepted_alarms'])}" if row["accepted_alarms"] else ""),
             )
         )
     lines = [text_table(rows, "<>>>>>><<")]
@@ -131,6 +132,7 @@ def _row(document: Mapping[str, Any], path: Path, folder: Path) -> dict[str, Any
         "robust": attacks.get("worst_case"),
         "latency": document["latency"],
         "verdict": document["verdict"]["name"],
+        "accepted_alarms": [alarm["name"] for alarm in accepted_alarms(document)],
     }
 
 

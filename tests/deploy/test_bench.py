@@ -84,3 +84,15 @@ def test_folders_of_results_never_collide(timings: list[dict[Path, float]]) -> N
 
 def test_no_latency_times_nothing(timings: list[dict[Path, float]]) -> None:
     assert [row["latency"] for row in bench([RELEASED], Path("out"))["rows"]] == [None]
+
+
+def test_an_accepted_alarm_stands_beside_the_verdict(monkeypatch: pytest.MonkeyPatch) -> None:
+    def check(*_: Any) -> dict[str, Any]:
+        document, _ = examples.example_run()
+        document["alarms"][0] |= {"status": "accepted", "accepted_because": "so it is"}
+        return document
+
+    monkeypatch.setattr(benching, "check", check)
+    document = bench([CANDIDATE], Path("out"))
+    assert document["rows"][0]["accepted_alarms"] == ["parity"]
+    assert "PASS, accepted parity" in bench_table(document)

@@ -36,6 +36,7 @@ class Checked:
 def _run(work: Work) -> str:
     from hardbit_deploy.check import CheckOptions, check
     from hardbit_deploy.gate import parse_gate
+    from hardbit_deploy.known_alarms import accepted_alarms
     from hardbit_deploy.latency import FULL, SHORT
 
     recipe, options = work.recipe, work.options
@@ -54,6 +55,8 @@ def _run(work: Work) -> str:
     line = f"verdict: {document['verdict']['name']}"
     if rates.get("clean") is not None and rates.get("worst_case") is not None:
         line += f"; {100 * rates['clean']:.1f} % clean, {100 * rates['worst_case']:.1f} % robust"
+    if accepted := accepted_alarms(document):
+        line += f"; accepted alarms: {', '.join(alarm['name'] for alarm in accepted)}"
     return line
 
 
