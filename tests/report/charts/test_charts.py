@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from itertools import pairwise
 from xml.etree import ElementTree
 
@@ -142,6 +143,9 @@ def test_the_frontier_holds_what_no_other_beats_in_both() -> None:
 def test_a_result_that_did_not_pass_beats_nothing() -> None:
     points = [point("doubtful", 0.1, 0.99, "INCONCLUSIVE"), point("sound", 0.2, 0.6)]
     assert [p.name for p in frontier(points)] == ["sound"]
+    masked = replace(point("masked", 0.1, 0.99), accepted_alarms=("converged",))
+    assert [p.name for p in frontier([masked, points[1]])] == ["sound"]
+    assert "PASS, accepted converged" in str(bench_scatter([masked, points[1]], "spoken", 760.0, "s"))
 
 
 @pytest.mark.parametrize("slowest", [0.4, 40.0], ids=["linear", "logarithmic"])

@@ -79,6 +79,7 @@ def _point(document: Mapping[str, Any]) -> BenchPoint | None:
         p50_ms=float(latency["p50_ms"]),
         p50_interval_ms=(float(ends[0]), float(ends[1])) if ends else None,
         verdict=document["verdict"]["name"],
+        accepted_alarms=tuple(alarm["name"] for alarm in accepted_alarms(document)),
     )
 
 

@@ -29,15 +29,22 @@ class BenchPoint:
     p50_ms: float
     p50_interval_ms: tuple[float, float] | None
     verdict: str
+    accepted_alarms: tuple[str, ...] = ()
+
+    @property
+    def outcome(self) -> str:
+        """The verdict, and the alarms that the gate knew of."""
+        return self.verdict + (f", accepted {', '.join(self.accepted_alarms)}" if self.accepted_alarms else "")
 
 
 def frontier(points: Sequence[BenchPoint]) -> list[BenchPoint]:
-    """Of the points that PASS, those that no other beats in both latency and robust accuracy, fastest first.
+    """Of the points that PASS without an alarm, those that no other beats in latency and robustness, fastest first.
 
     The rest stays out: an accuracy that broke its gate, or that an alarm casts doubt on, is nothing to be beaten by.
     """
     best: list[BenchPoint] = []
-    for point in sorted((point for point in points if point.verdict == "PASS"), key=lambda p: (p.p50_ms, -p.robust[0])):
+    sound = (point for point in points if point.verdict == "PASS" and not point.accepted_alarms)
+    for point in sorted(sound, key=lambda p: (p.p50_ms, -p.robust[0])):
         if not best or point.robust[0] > best[-1].robust[0]:
             best.append(point)
     return best
@@ -101,7 +108,7 @@ def _frontier_line(best: Sequence[BenchPoint], x: LinearScale | LogScale, y: Lin
 def _barbell(point: BenchPoint, x: LinearScale | LogScale, y: LinearScale) -> Markup:
     at = x(point.p50_ms)
     robust, low, high = point.robust
-    caption = f"{point.name}: {100 * robust:.1f} % robust, {point.p50_ms:.3g} ms a query, {point.verdict}"
+    caption = f"{point.name}: {100 * robust:.1f} % robust, {point.p50_ms:.3g} ms a query, {point.outcome}"
     parts = [title(caption)]
     if point.clean:
         parts.append(tag("line", x1=at, x2=at, y1=y(robust), y2=y(point.clean[0]), class_="link"))
