@@ -21,7 +21,7 @@ from hardbit_deploy.bundle import Bundle
 from hardbit_deploy.cli import main
 from hardbit_deploy.cli.progress import ProgressLine, duration_text
 
-SURE = {"name": "standard", "steps": 20, "restarts": 3, "losses": ["cross_entropy", "margin"], "seed": 0}
+SURE = {"name": "custom", "steps": 20, "restarts": 3, "losses": ["cross_entropy", "margin"], "square_queries": 0}
 MILD = {"norm": "linf", "eps_255": 2.0}
 
 
