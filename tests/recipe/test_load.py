@@ -129,8 +129,8 @@ MISTAKES = {
     ),
     "no such choice": (
         SMALL.replace("lenet", "vgg"),
-        "recipe:3: network.architecture: 'vgg' is not among the choices; choose 'lenet', 'vgg-small', 'resnet8', 'resnet20', "
-        "'resnet18', 'wrn-16-4', 'mobilenetv2' or 'vit'",
+        "recipe:3: network.architecture: 'vgg' is not among the choices; choose 'lenet', 'vgg-small', 'resnet8', "
+        "'resnet20', 'resnet18', 'wrn-16-4', 'mobilenetv2' or 'vit'",
     ),
     "bits that no profile has": (
         SMALL + "[quantization]\nweights = 5",
