@@ -35,7 +35,6 @@ KINDS = {
     "lenet, frozen": Kind("lenet", W4A4, is_frozen=True),
     "lenet, float": Kind("lenet", FLOAT),
     "lenet, W1A1": Kind("lenet", Bits(1, 1)),
-    "lenet, scales that learn": Kind("lenet", Bits(2, 2, learned_activation_scales=True)),
     "resnet8": Kind("resnet8", W4A4),
     "resnet8, float": Kind("resnet8", FLOAT),
     "resnet8, weights alone": Kind("resnet8", Bits(4, 32)),

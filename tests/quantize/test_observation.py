@@ -8,14 +8,19 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from hardbit import nets
+from hardbit.quantize import Bits, calibrate, quantize
+from hardbit.quantize.bits import CALIBRATIONS
 from hardbit.quantize.observation import Codes, observer_for
+from hardbit.quantize.quantizers import activation_numerics, is_activation_quantizer
+from hardbit_deploy.errors import HardbitError
 
 MANY = [Codes(0, 15), Codes(0, 127), Codes(0, 255), Codes(-8, 7), Codes(-128, 127)]
 FEW = [Codes(0, 1), Codes(0, 3), Codes(-2, 1), Codes(-1, 1, is_binary=True)]
 
 
-def suggested(codes, *batches):
-    observer = observer_for(codes)
+def suggested(codes, *batches, calibration="range"):
+    observer = observer_for(codes, calibration)
     meanwhile = [float(observer.see(torch.as_tensor(batch, dtype=torch.float32))) for batch in batches]
     assert not any(scale <= 0 for scale in meanwhile)
     return observer.suggested()
@@ -84,13 +89,42 @@ def test_nothing_is_looked_at_above_the_ceiling(codes):
     assert suggested(codes, far) == suggested(codes, near)
 
 
+@pytest.mark.parametrize("calibration", CALIBRATIONS)
 @pytest.mark.parametrize("codes", [*MANY, *FEW])
 @pytest.mark.parametrize("batches", [[], [np.zeros(100)], [np.full(100, np.nan)], [np.full(100, np.inf)]])
-def test_from_nothing_nothing_is_suggested(codes, batches):
-    assert suggested(codes, *batches) is None
+def test_from_nothing_nothing_is_suggested(codes, batches, calibration):
+    assert suggested(codes, *batches, calibration=calibration) is None
+
+
+@pytest.mark.parametrize("calibration", CALIBRATIONS)
+@pytest.mark.parametrize("codes", [*MANY, *FEW])
+def test_a_batch_of_zeros_among_others_does_no_harm(codes, calibration):
+    values = np.random.default_rng(0).uniform(0.1, 1, 1000)
+    assert suggested(codes, np.zeros(1000), values, values, calibration=calibration) is not None
 
 
 @pytest.mark.parametrize("codes", [*MANY, *FEW])
-def test_a_batch_of_zeros_among_others_does_no_harm(codes):
-    values = np.random.default_rng(0).uniform(0.1, 1, 1000)
-    assert suggested(codes, np.zeros(1000), values, values) is not None
+@given(spread=st.floats(1e-3, 1e3), zeros=st.integers(0, 3000), seed=st.integers(0, 99))
+def test_by_the_median_half_of_what_is_not_zero_saturates(codes, spread, zeros, seed):
+    values = np.random.default_rng(seed).normal(size=1001) * spread
+    values = np.abs(values) if codes.low == 0 else values
+    found = suggested(codes, np.append(values, np.zeros(zeros)), calibration="median")
+    exponent = math.log2(found)
+    assert exponent == int(exponent)
+    assert abs(exponent - math.log2(np.median(np.abs(values)) / codes.high)) <= 0.5 + 1e-4
+
+
+def test_a_recipe_s_rule_reaches_every_quantizer_of_the_network():
+    module = quantize(nets.build("resnet8"), "onnxruntime", Bits(4, 4, calibration="median"))
+    images = torch.rand(64, 3, 32, 32, generator=torch.Generator().manual_seed(0)) - 0.5
+    calibrate(module, images.split(32))
+    ranged = quantize(nets.build("resnet8"), "onnxruntime", Bits(4, 4))
+    calibrate(ranged, images.split(32))
+    for (name, one), (_, other) in zip(module.named_modules(), ranged.named_modules(), strict=True):
+        if is_activation_quantizer(one) and name != "input_quant":
+            assert activation_numerics(one).scale <= activation_numerics(other).scale / 2
+
+
+def test_an_unknown_rule_is_refused_with_the_known_ones():
+    with pytest.raises(HardbitError, match=r"^quantization.calibration: .*'mean'; choose one of range, median"):
+        Bits(calibration="mean")

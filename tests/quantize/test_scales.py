@@ -1,7 +1,6 @@
 """Scales: short significands for weights, powers of two for activations."""
 
 import math
-from dataclasses import replace
 
 import pytest
 import torch
@@ -9,15 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from hardbit import nets
-from hardbit.quantize import Bits, calibrate, freeze, quantize
-from hardbit.quantize.observation import Codes
+from hardbit.quantize import Bits, calibrate, quantize
 from hardbit.quantize.quantizers import activation_scale, is_activation_quantizer
-from hardbit.quantize.scales import SIGNIFICAND_BITS, ActivationScale, WeightScale, short_significand
+from hardbit.quantize.scales import SIGNIFICAND_BITS, WeightScale, short_significand
 from hardbit_deploy.errors import HardbitError
 from quantized_examples import calibrated
-
-LEARNED = Bits(2, 2, learned_activation_scales=True)
 
 
 @given(st.floats(2.0**-60, 2.0**20))
@@ -58,65 +53,6 @@ def test_calibration_leaves_no_trace_in_the_statistics_of_batch_norm():
     scales = [activation_scale(m) for m in module.modules() if is_activation_quantizer(m)]
     assert len(scales) == 4
     assert not any(scale.observing for scale in scales)
-
-
-def learned_scale(start):
-    scale = ActivationScale(Codes(0, 3), learned=True)
-    scale.observe()
-    scale(torch.full((4, 8), 3 * start))
-    assert scale.settle()
-    return scale
-
-
-@given(st.floats(-6.0, 6.0))
-def test_a_learned_activation_scale_is_a_power_of_two_whenever_it_is_used(moved):
-    scale = learned_scale(0.5)
-    with torch.no_grad():
-        scale.log2_scale.fill_(moved)
-    used = float(scale(torch.ones(4, 8)).detach())
-    assert used == float(scale.current()) == 2.0 ** round(moved)
-    scale.freeze()
-    assert float(scale(torch.ones(4, 8)).detach()) == used
-    assert not list(scale.parameters())
-
-
-def test_a_learned_activation_scale_grows_where_values_are_cut_off_and_shrinks_where_they_are_small():
-    module = quantize(nn.Sequential(nn.ReLU(), nn.Flatten(), nn.Linear(16, 2)), "onnxruntime", LEARNED)
-    quantizer = module.get_submodule("0")
-    images = torch.rand(32, 1, 4, 4, generator=torch.Generator().manual_seed(0)) - 0.5
-    calibrate(module, [images])
-    scale = activation_scale(quantizer)
-    for factor, sign in ((8.0, -1.0), (0.125, 1.0)):
-        scale.log2_scale.grad = None
-        x = images.clamp_min(0) * factor
-        (quantizer(x) - x).square().sum().backward()
-        assert float(scale.log2_scale.grad) * sign > 0
-
-
-def test_a_network_with_learned_scales_trains_freezes_and_has_the_tensors_of_one_without():
-    images = torch.rand(64, 1, 28, 28, generator=torch.Generator().manual_seed(0)) - 0.5
-    module = quantize(nets.build("lenet"), "onnxruntime", LEARNED)
-    calibrate(module, images.split(32))
-    learned = [name for name, _ in module.named_parameters() if "act_quant" in name]
-    assert len(learned) == 3  # the image's scale is not among them
-    optimizer = torch.optim.Adam(module.parameters(), 0.05)
-    before = [float(activation_scale(m).log2_scale) for m in (module.relu1, module.relu2, module.relu3)]
-    for _ in range(5):
-        nn.functional.cross_entropy(module(images), torch.arange(64) % 10).backward()
-        optimizer.step()
-        optimizer.zero_grad()
-    after = [float(activation_scale(m).log2_scale) for m in (module.relu1, module.relu2, module.relu3)]
-    assert all(one != other for one, other in zip(before, after, strict=True))
-    frozen = freeze(module.eval())
-    assert frozen.state_dict().keys() == freeze(calibrated("lenet", 2)).state_dict().keys()
-    assert [float(activation_scale(m).value) for m in (frozen.relu1, frozen.relu2)] == [
-        2 ** round(v) for v in after[:2]
-    ]
-
-
-def test_scales_of_seven_bits_and_more_are_not_learned():
-    module = quantize(nets.build("resnet8"), "onnxruntime", replace(LEARNED, activations=7))
-    assert not [name for name, _ in module.named_parameters() if "act_quant" in name]
 
 
 @pytest.mark.parametrize(("bits", "learned"), [(8, False), (7, False), (4, True), (3, True), (2, True), (1, False)])

@@ -8,11 +8,12 @@ from dataclasses import dataclass, field
 
 from hardbit_deploy.errors import HardbitError
 
-__all__ = ["ALLOWED_BITS", "FLOAT", "Bits"]
+__all__ = ["ALLOWED_BITS", "CALIBRATIONS", "FLOAT", "Bits"]
 
 FLOAT = 32
 """The width of what stays float32: no quantizer."""
 ALLOWED_BITS = (FLOAT, 8, 7, 4, 3, 2, 1)
+CALIBRATIONS = ("range", "median")
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,8 @@ class Bits:
     width of its weights, for a ReLU that of its activations, and for any other module or function, whose result is
     quantized behind it, the width of that quantizer.
 
-    `learned_activation_scales` lets training move the activation scales below 7 bits until they are frozen.
+    `calibration` is how activation scales are found (`hardbit.quantize.observation`): "range" keeps what the network
+    computes, "median" lets half of it saturate.
     """
 
     weights: int = 8
@@ -37,7 +39,7 @@ class Bits:
     first_layer: int = 8
     last_layer: int = 8
     layers: Mapping[str, int] = field(default_factory=dict, hash=False)
-    learned_activation_scales: bool = False
+    calibration: str = "range"
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "layers", dict(self.layers))
@@ -45,15 +47,17 @@ class Bits:
             _check(kind, getattr(self, kind))
         for place, width in self.layers.items():
             _check(f"layers.{place}", width)
+        if self.calibration not in CALIBRATIONS:
+            raise HardbitError(
+                f"there is no calibration '{self.calibration}'",
+                where="quantization.calibration",
+                remedy=f"choose one of {', '.join(CALIBRATIONS)}",
+            )
 
     def of(self, place: str, otherwise: int) -> int:
         """The width at the `place` of a network: that of `layers`, where it names the place, or `otherwise`."""
         found = [name for name in self.layers if place == name or place.startswith(f"{name}.")]
         return self.layers[max(found, key=len)] if found else otherwise
-
-    def learns_scale(self, width: int) -> bool:
-        """Whether activations of this width have a learned scale."""
-        return self.learned_activation_scales and width < 7
 
     def check_places(self, places: Iterable[str]) -> None:
         """Raise HardbitError for an entry of `layers` that none of `places` belongs to, with names that are near."""

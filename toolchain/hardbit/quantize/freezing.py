@@ -12,7 +12,6 @@ from torch import Tensor, fx, nn
 from hardbit.quantize.operators import MOVING_OPERATORS, folds_into_its_layer, operator_of
 from hardbit.quantize.quantizers import (
     activation_numerics,
-    activation_scale,
     is_activation_quantizer,
     is_weight_layer,
     quant_conv,
@@ -34,8 +33,6 @@ def freeze(module: fx.GraphModule) -> fx.GraphModule:
     for child in frozen.modules():
         if isinstance(child, nn.Conv2d | nn.Linear) and child.bias is None:
             child.bias = nn.Parameter(child.weight.new_zeros(child.weight.shape[0]))
-        elif is_activation_quantizer(child):
-            activation_scale(child).freeze()
     input_scales = _input_scales(frozen)
     for node, input_scale in input_scales.items():
         layer: Any = frozen.get_submodule(str(node.target))

@@ -1,13 +1,18 @@
 """What calibration sees of an activation, and the scale that it suggests: a power of two.
 
-With many codes a scale that reaches the largest values is right: a step is small anyhow. With four codes or two it is
-not: behind a ReLU nearly all values are small, and codes that wait for the largest leave them all at zero. There the
-scale is the one that moves the values least.
+Two rules. "range" keeps what the network computes. With many codes the scale reaches to the largest values: a step is
+small anyhow. With four codes or two it must not: behind a ReLU nearly all values are small, and codes that wait for the
+largest leave them all at zero; there the scale is the one that moves the values least.
+
+"median" is for networks that are trained from the start. The greatest code stands at the median of what is not zero, so
+half of it saturates. An adversary cannot push further what is at the end of its range, and training fits the rest of
+the network to it.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -49,26 +54,38 @@ class Observer(Protocol):
         """The power of two that fits what was seen; None where that was nothing but zeros, or not finite."""
 
 
-def observer_for(codes: Codes) -> Observer:
-    """By the smallest error where there are at most four codes, else by the largest values."""
+def observer_for(codes: Codes, calibration: str) -> Observer:
+    """Of "range", by the smallest error where there are at most four codes and else by the largest values; of "median",
+    by the median."""
+    if calibration == "median":
+        return _Reach(codes, _median)
     few = codes.is_binary or codes.high - codes.low < _FEW_CODES
-    return _SmallestError(codes) if few else _LargestValues(codes)
+    return _SmallestError(codes) if few else _Reach(codes, _largest)
 
 
-class _LargestValues:
-    """The mean over batches of the 99.9 % quantile of |x| becomes the greatest code."""
+def _largest(magnitude: Tensor) -> Tensor:
+    """The 99.9 % quantile; or the greatest number, where hardly any other is not zero."""
+    rank = max(1, round(_QUANTILE * magnitude.numel()))
+    reach = torch.kthvalue(magnitude, rank).values
+    return magnitude.max() if reach == 0 else reach
 
-    def __init__(self, codes: Codes) -> None:
+
+def _median(magnitude: Tensor) -> Tensor:
+    """The median of what is not zero."""
+    values = magnitude[magnitude != 0]
+    return values.median() if values.numel() else magnitude.new_zeros(())
+
+
+class _Reach:
+    """The mean over batches of some statistic of |x| becomes the greatest code."""
+
+    def __init__(self, codes: Codes, statistic: Callable[[Tensor], Tensor]) -> None:
         self._codes = codes
+        self._statistic = statistic
         self._reaches: list[Tensor] = []
 
     def see(self, x: Tensor) -> Tensor:
-        magnitude = x.detach().abs().flatten()
-        rank = max(1, round(_QUANTILE * magnitude.numel()))
-        reach = torch.kthvalue(magnitude, rank).values
-        if reach == 0:
-            reach = magnitude.max()  # hardly anything is active: all of it counts
-        reach = reach.clamp_max(self._codes.ceiling)
+        reach = self._statistic(x.detach().abs().flatten()).clamp_max(self._codes.ceiling)
         self._reaches.append(reach)
         return reach.clamp_min(_SMALLEST_REACH) / self._codes.high
 

@@ -172,9 +172,9 @@ class _Placement:
             if width == FLOAT:
                 return
             signed = not (self.profile.unsigned_after_relu and self._is_non_negative(origin))
-            learned = self.bits.learns_scale(width)
+            rule = self.bits.calibration
             self._insert_after(
-                origin, f"{_attribute(origin)}_quant", quant_identity(width, signed=signed, learned=learned)
+                origin, f"{_attribute(origin)}_quant", quant_identity(width, signed=signed, calibration=rule)
             )
         self.quantized.update(moved)
 
@@ -217,7 +217,7 @@ class _Placement:
             source = node.all_input_nodes[0]
             origin, moved = self._origin(source)
         early = bool(moved) and self.operators.get(origin) in _LAYERS
-        _set_submodule(self.module, name, quant_relu(width, ceiling, learned=self.bits.learns_scale(width)))
+        _set_submodule(self.module, name, quant_relu(width, ceiling, calibration=self.bits.calibration))
         with self.graph.inserting_after(origin if early else node):
             inserted = self.graph.call_module(name, (origin if early else source,))
         if early:

@@ -95,7 +95,7 @@ class ClampUnderCeiling(nn.Module):
     def forward(self, codes: Tensor, min_val: Tensor, max_val: Tensor) -> Tensor:
         (scale,) = self._scale
         if not scale.observing:  # while it is being found, it ends at the ceiling
-            max_val = torch.minimum(torch.round(self.ceiling / scale.current()), max_val)
+            max_val = torch.minimum(torch.round(self.ceiling / scale.value), max_val)
         return tensor_clamp(codes, min_val, max_val)
 
 
@@ -167,24 +167,24 @@ def quant_linear(source: nn.Linear, bits: int) -> qnn.QuantLinear:
     return _with_parameters(layer, source)
 
 
-def quant_relu(bits: int, ceiling: float | None = None, *, learned: bool = False) -> qnn.QuantReLU:
-    """ReLU and an unsigned quantizer; with a `ceiling` of 6, ReLU6. `learned` is about the scale."""
+def quant_relu(bits: int, ceiling: float | None = None, *, calibration: str = "range") -> qnn.QuantReLU:
+    """ReLU and an unsigned quantizer; with a `ceiling` of 6, ReLU6. `calibration` finds the scale."""
     codes = Codes(0, 2**bits - 1, ceiling=math.inf if ceiling is None else ceiling)
-    scale = ActivationScale(codes, learned=learned)
+    scale = ActivationScale(codes, calibration)
     options: dict[str, Any] = {"act_quant": UnsignedActivationQuant, "bit_width": bits, "scaling_impl": scale}
     if ceiling is not None:
         options["tensor_clamp_impl"] = ClampUnderCeiling(scale, ceiling)
     return qnn.QuantReLU(**options)
 
 
-def quant_identity(bits: int, *, signed: bool, learned: bool = False) -> qnn.QuantIdentity:
-    """A quantizer alone. `learned` is about the scale."""
+def quant_identity(bits: int, *, signed: bool, calibration: str = "range") -> qnn.QuantIdentity:
+    """A quantizer alone. `calibration` finds the scale."""
     numerics = ActivationNumerics(1.0, bits, signed)
     codes = Codes(numerics.low, numerics.high, numerics.is_binary)
     quant = SignedActivationQuant if signed else UnsignedActivationQuant
     if numerics.is_binary:
         quant = quant.let(tensor_quant=BinaryActivationQuant)
-    return qnn.QuantIdentity(act_quant=quant, bit_width=bits, scaling_impl=ActivationScale(codes, learned=learned))
+    return qnn.QuantIdentity(act_quant=quant, bit_width=bits, scaling_impl=ActivationScale(codes, calibration))
 
 
 def quant_image() -> qnn.QuantIdentity:
@@ -216,11 +216,11 @@ def activation_numerics(layer: Any) -> ActivationNumerics:
     """Scale, width and sign of an activation quantizer."""
     tensor_quant = layer.act_quant.fused_activation_quant_proxy.tensor_quant
     if isinstance(tensor_quant, BinaryActivationQuant):
-        return ActivationNumerics(float(activation_scale(layer).current()), 1, signed=True)
+        return ActivationNumerics(float(activation_scale(layer).value), 1, signed=True)
     bits = int(tensor_quant.msb_clamp_bit_width_impl())
     signed = bool(tensor_quant.int_quant.signed)
     ceiling = getattr(tensor_quant.int_quant.tensor_clamp_impl, "ceiling", None)
-    return ActivationNumerics(float(activation_scale(layer).current()), bits, signed, ceiling)
+    return ActivationNumerics(float(activation_scale(layer).value), bits, signed, ceiling)
 
 
 def parameter_codes(layer: Any) -> ParameterCodes:

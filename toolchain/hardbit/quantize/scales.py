@@ -9,9 +9,6 @@ for the coarse grid.
 
 from __future__ import annotations
 
-import math
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 
@@ -32,71 +29,39 @@ def short_significand(scale: Tensor) -> Tensor:
 
 
 class ActivationScale(nn.Module):
-    """A power of two: the Brevitas scaling of one activation quantizer with these `codes`.
+    """A power of two, fixed by calibration: the Brevitas scaling of one activation quantizer with these `codes`.
 
-    Calibration finds it: while `observing`, the scale is what the observer suggests so far, and `settle` fixes it. A
-    `learned` one is a parameter from then on, in the log domain, rounded to a power of two whenever it is used (the
-    gradient passes straight through), until `freeze`.
+    While `observing`, the scale is what the observer of the `calibration` suggests so far; `settle` fixes it.
     """
 
     value: Tensor
 
-    def __init__(self, codes: Codes, *, learned: bool = False) -> None:
+    def __init__(self, codes: Codes, calibration: str = "range") -> None:
         super().__init__()
         self.codes = codes
+        self.calibration = calibration
         self.is_fixed = False  # the image's scale is given, not found
         self._observer: Observer | None = None
         self.register_buffer("value", torch.ones(()))
-        self.log2_scale = nn.Parameter(torch.zeros(())) if learned else None
 
     @property
     def observing(self) -> bool:
         return self._observer is not None
 
-    @property
-    def is_constant(self) -> bool:
-        """Whether a forward pass neither changes the scale nor asks for its gradient."""
-        return self._observer is None and self.log2_scale is None
-
     def observe(self) -> None:
         """Begin to look for the scale."""
-        self._observer = observer_for(self.codes)
+        self._observer = observer_for(self.codes, self.calibration)
 
     def forward(self, x: Tensor, threshold: Tensor | None = None) -> Tensor:
-        if self._observer is not None:
-            return self._observer.see(x)
-        if self.log2_scale is None:
-            return self.value
-        return self._learned(x)
-
-    def current(self) -> Tensor:
-        """The scale in use, without a gradient."""
-        return self.value if self.log2_scale is None else torch.exp2(torch.round(self.log2_scale.detach()))
+        return self.value if self._observer is None else self._observer.see(x)
 
     def settle(self) -> bool:
         """Fix the scale; False where nothing but zeros, or nothing finite, was seen to fix it by."""
         found = self._observer.suggested() if self._observer is not None else None
         self._observer = None
-        if found is None:
-            return False
-        self.value.fill_(found)
-        if self.log2_scale is not None:
-            with torch.no_grad():
-                self.log2_scale.fill_(math.log2(found))
-        return True
-
-    def freeze(self) -> None:
-        """Make a learned scale a constant."""
-        self.value.copy_(self.current())
-        self.log2_scale = None
-
-    def _learned(self, x: Tensor) -> Tensor:
-        """With the gradient scaled as in learned step size quantization (Esser et al. 2020): the scale of a layer is
-        moved by all of its values at once."""
-        log2_scale: Any = self.log2_scale
-        share = 1 / math.sqrt(x[0].numel() * max(self.codes.high, 1))
-        slowed = log2_scale.detach() + (log2_scale - log2_scale.detach()) * share
-        return torch.exp2(slowed + (torch.round(log2_scale) - log2_scale).detach())
+        if found is not None:
+            self.value.fill_(found)
+        return found is not None
 
 
 class WeightScale(nn.Module):

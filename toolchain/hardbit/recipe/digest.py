@@ -23,7 +23,7 @@ _DECIDING = ("network", "data", "quantization", "training", "threat_model")
 _DECIDING_DATA = ("set", "validation")
 
 _LATER_KEYS: Mapping[str, Mapping[str, Any]] = {
-    "quantization": {"layers": {}},
+    "quantization": {"layers": {}, "calibration": "range"},
     "training": {
         "inner_precision": "float32",
         "outer_precision": "float32",

@@ -114,6 +114,8 @@ class Quantization(_Section):
     last_layer: Bits = 8
     layers: dict[str, Bits] = {}
     """Widths of single places by the path of a module, or by the beginning of one."""
+    calibration: Literal["range", "median"] = "range"
+    """How activation scales are found: see `hardbit.quantize.observation`."""
 
 
 class Phase(_Section):

@@ -294,7 +294,7 @@ def _bits(recipe: Recipe) -> Any:
     from hardbit.quantize import Bits
 
     q = recipe.quantization
-    return Bits(q.weights, q.activations, q.first_layer, q.last_layer, q.layers)
+    return Bits(q.weights, q.activations, q.first_layer, q.last_layer, q.layers, q.calibration)
 
 
 def _decides(recipe: Recipe, options: RunOptions) -> Mapping[str, Any]:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from hardbit.quantize.quantizers import activation_scale, is_activation_quantizer, is_weight_layer
+from hardbit.quantize.quantizers import is_weight_layer
 from hardbit.train.fused import RELU, Clip, Normalisation, activate, clip_of
 from hardbit.train.fusion import Chain, attribute, chains_of, rewritten
 
@@ -20,14 +20,13 @@ class TrainingForm:
 
     In float32 logits and gradients have the bits of the module. With `precision` "bfloat16" it runs under autocast, and
     BatchNorm by the batch is fused with the quantizers behind it; not with `separate_norms`, which somebody else may
-    have patched. Where activation scales learn, their gradients are asked for and nothing is fused.
+    have patched.
     """
 
     def __init__(self, module: fx.GraphModule, *, precision: str = "float32", separate_norms: bool = False) -> None:
         self._module = module
         self._dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
-        constant = all(activation_scale(m).is_constant for m in module.modules() if is_activation_quantizer(m))
-        chains = chains_of(module, with_norms=precision == "bfloat16" and not separate_norms) if constant else []
+        chains = chains_of(module, with_norms=precision == "bfloat16" and not separate_norms)
         self._network = rewritten(
             module, chains, fused=self._fused, alone=self._alone, value=lambda path: attribute(module, path)
         )
