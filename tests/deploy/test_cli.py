@@ -257,7 +257,8 @@ def test_check_imports_nothing_heavier_than_numpy_and_onnxruntime(bundle: Bundle
 
 
 def test_ctrl_c_says_how_to_go_on_and_the_same_command_does(tmp_path: Path) -> None:
-    sliced = bundle_examples.build_bundle(tmp_path / "long", count=512, suite={**SURE, "square_queries": 1500, "chunk": 16})
+    slow = {**SURE, "square_queries": 1500, "chunk": 16}
+    sliced = bundle_examples.build_bundle(tmp_path / "long", count=512, suite=slow)
     arguments = [sys.executable, "-m", "hardbit_deploy", "check", str(sliced.path), "--no-latency", "--out", "out"]
     running = subprocess.Popen(arguments, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 60
