@@ -229,7 +229,7 @@ def test_kill_minus_nine_in_training_resumes_to_the_same_weights(tmp_path, capsy
 
 
 def test_ctrl_c_in_training_is_one_sentence(tmp_path):
-    process = training(tmp_path, epochs=500)
+    process = training(tmp_path, epochs=100_000)
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 130
