@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from brevitas.nn import QuantReLU
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -12,7 +13,7 @@ from hardbit import nets
 from hardbit.quantize import Bits, calibrate, quantize
 from hardbit.quantize.bits import CALIBRATIONS
 from hardbit.quantize.observation import Codes, observer_for
-from hardbit.quantize.quantizers import activation_numerics, is_activation_quantizer
+from hardbit.quantize.quantizers import activation_numerics, activation_scale
 from hardbit_deploy.errors import HardbitError
 
 MANY = [Codes(0, 15), Codes(0, 127), Codes(0, 255), Codes(-8, 7), Codes(-128, 127)]
@@ -105,26 +106,34 @@ def test_a_batch_of_zeros_among_others_does_no_harm(codes, calibration):
 
 @pytest.mark.parametrize("codes", [*MANY, *FEW])
 @given(spread=st.floats(1e-3, 1e3), zeros=st.integers(0, 3000), seed=st.integers(0, 99))
-def test_by_the_median_half_of_what_is_not_zero_saturates(codes, spread, zeros, seed):
-    values = np.random.default_rng(seed).normal(size=1001) * spread
+def test_a_saturating_range_ends_at_the_root_mean_square_of_what_is_not_zero(codes, spread, zeros, seed):
+    values = np.random.default_rng(seed).normal(size=1000) * spread
     values = np.abs(values) if codes.low == 0 else values
-    found = suggested(codes, np.append(values, np.zeros(zeros)), calibration="median")
-    exponent = math.log2(found)
-    assert exponent == int(exponent)
-    assert abs(exponent - math.log2(np.median(np.abs(values)) / codes.high)) <= 0.5 + 1e-4
+    found = suggested(codes, np.append(values, np.zeros(zeros)), calibration="saturating")
+    end = math.log2(found * (codes.high + 1))
+    assert math.log2(found) == int(math.log2(found))
+    assert abs(end - math.log2(np.sqrt(np.mean(values**2)))) <= 0.5 + 1e-4
 
 
-def test_a_recipe_s_rule_reaches_every_quantizer_of_the_network():
-    module = quantize(nets.build("resnet8"), "onnxruntime", Bits(4, 4, calibration="median"))
+def test_behind_batch_norm_and_relu_a_third_of_what_is_active_saturates_at_every_width():
+    values = np.maximum(np.random.default_rng(0).normal(size=100_000), 0)
+    for bits in (8, 7, 4, 3, 2, 1):
+        scale = suggested(Codes(0, 2**bits - 1), values, calibration="saturating")
+        assert scale * 2**bits == 1.0
+
+
+def test_the_rule_of_a_network_is_that_of_its_relus():
+    module = quantize(nets.build("resnet8"), "onnxruntime", Bits(4, 4, calibration="saturating"))
     images = torch.rand(64, 3, 32, 32, generator=torch.Generator().manual_seed(0)) - 0.5
     calibrate(module, images.split(32))
     ranged = quantize(nets.build("resnet8"), "onnxruntime", Bits(4, 4))
     calibrate(ranged, images.split(32))
     for (name, one), (_, other) in zip(module.named_modules(), ranged.named_modules(), strict=True):
-        if is_activation_quantizer(one) and name != "input_quant":
-            assert activation_numerics(one).scale <= activation_numerics(other).scale / 2
+        if isinstance(one, QuantReLU):
+            assert activation_numerics(one).scale <= activation_numerics(other).scale / 2, name
+    assert activation_scale(module.pool_quant).calibration == "range"
 
 
 def test_an_unknown_rule_is_refused_with_the_known_ones():
-    with pytest.raises(HardbitError, match=r"^quantization.calibration: .*'mean'; choose one of range, median"):
+    with pytest.raises(HardbitError, match=r"^quantization.calibration: .*'mean'; choose one of range, saturating"):
         Bits(calibration="mean")

@@ -466,7 +466,7 @@ def test_a_resolved_recipe_loads_to_the_same_recipe(eps, bits, layers, phases, s
         ("\n[quantization]\nweights = 4", True),
         ("\n[quantization.layers]\nconv1 = 4", True),
         ("\n[quantization]\nlayers = {}", False),
-        ("\n[quantization]\ncalibration = 'median'", True),
+        ("\n[quantization]\ncalibration = 'saturating'", True),
         ("\n[quantization]\ncalibration = 'range'", False),
         ("\n[threat_model]\neps_255 = 8.0", True),
         ("\n[threat_model]\neps_255 = 25", False),

@@ -13,7 +13,7 @@ __all__ = ["ALLOWED_BITS", "CALIBRATIONS", "FLOAT", "Bits"]
 FLOAT = 32
 """The width of what stays float32: no quantizer."""
 ALLOWED_BITS = (FLOAT, 8, 7, 4, 3, 2, 1)
-CALIBRATIONS = ("range", "median")
+CALIBRATIONS = ("range", "saturating")
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Bits:
     quantized behind it, the width of that quantizer.
 
     `calibration` is how activation scales are found (`hardbit.quantize.observation`): "range" keeps what the network
-    computes, "median" lets half of it saturate.
+    computes, "saturating" cuts ReLUs off on purpose.
     """
 
     weights: int = 8

@@ -4,9 +4,9 @@ Two rules. "range" keeps what the network computes. With many codes the scale re
 small anyhow. With four codes or two it must not: behind a ReLU nearly all values are small, and codes that wait for the
 largest leave them all at zero; there the scale is the one that moves the values least.
 
-"median" is for networks that are trained from the start. The greatest code stands at the median of what is not zero, so
-half of it saturates. An adversary cannot push further what is at the end of its range, and training fits the rest of
-the network to it.
+"saturating" is for ReLUs of networks that are trained from the start. The codes end at the root mean square of what is
+not zero, so that behind BatchNorm every third of these values saturates, at every width alike. An adversary cannot push
+further what is at the end of its range, and training fits the rest of the network to it.
 """
 
 from __future__ import annotations
@@ -55,12 +55,12 @@ class Observer(Protocol):
 
 
 def observer_for(codes: Codes, calibration: str) -> Observer:
-    """Of "range", by the smallest error where there are at most four codes and else by the largest values; of "median",
-    by the median."""
-    if calibration == "median":
-        return _Reach(codes, _median)
+    """Of "range": by the smallest error for at most four codes, by the largest values for more. Of "saturating":
+    by the root mean square."""
+    if calibration == "saturating":
+        return _Reach(codes, _root_mean_square, end=codes.high + 1)
     few = codes.is_binary or codes.high - codes.low < _FEW_CODES
-    return _SmallestError(codes) if few else _Reach(codes, _largest)
+    return _SmallestError(codes) if few else _Reach(codes, _largest, end=codes.high)
 
 
 def _largest(magnitude: Tensor) -> Tensor:
@@ -70,30 +70,31 @@ def _largest(magnitude: Tensor) -> Tensor:
     return magnitude.max() if reach == 0 else reach
 
 
-def _median(magnitude: Tensor) -> Tensor:
-    """The median of what is not zero."""
-    values = magnitude[magnitude != 0]
-    return values.median() if values.numel() else magnitude.new_zeros(())
+def _root_mean_square(magnitude: Tensor) -> Tensor:
+    """Of what is not zero."""
+    count = torch.count_nonzero(magnitude).clamp_min(1)
+    return torch.sqrt(magnitude.float().square().sum() / count)
 
 
 class _Reach:
-    """The mean over batches of some statistic of |x| becomes the greatest code."""
+    """The mean over batches of some statistic of |x| is where the code `end` stands, or would stand."""
 
-    def __init__(self, codes: Codes, statistic: Callable[[Tensor], Tensor]) -> None:
+    def __init__(self, codes: Codes, statistic: Callable[[Tensor], Tensor], end: int) -> None:
         self._codes = codes
+        self._end = end
         self._statistic = statistic
         self._reaches: list[Tensor] = []
 
     def see(self, x: Tensor) -> Tensor:
         reach = self._statistic(x.detach().abs().flatten()).clamp_max(self._codes.ceiling)
         self._reaches.append(reach)
-        return reach.clamp_min(_SMALLEST_REACH) / self._codes.high
+        return reach.clamp_min(_SMALLEST_REACH) / self._end
 
     def suggested(self) -> float | None:
         reach = float(torch.stack(self._reaches).mean()) if self._reaches else 0.0
         if not math.isfinite(reach) or reach <= 0:
             return None
-        return 2.0 ** round(math.log2(max(reach, _SMALLEST_REACH) / self._codes.high))
+        return 2.0 ** round(math.log2(max(reach, _SMALLEST_REACH) / self._end))
 
 
 class _SmallestError:

@@ -172,10 +172,7 @@ class _Placement:
             if width == FLOAT:
                 return
             signed = not (self.profile.unsigned_after_relu and self._is_non_negative(origin))
-            rule = self.bits.calibration
-            self._insert_after(
-                origin, f"{_attribute(origin)}_quant", quant_identity(width, signed=signed, calibration=rule)
-            )
+            self._insert_after(origin, f"{_attribute(origin)}_quant", quant_identity(width, signed=signed))
         self.quantized.update(moved)
 
     def _insert_after(self, node: fx.Node, name: str, quantizer: nn.Module) -> None:

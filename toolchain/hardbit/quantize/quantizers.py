@@ -177,14 +177,14 @@ def quant_relu(bits: int, ceiling: float | None = None, *, calibration: str = "r
     return qnn.QuantReLU(**options)
 
 
-def quant_identity(bits: int, *, signed: bool, calibration: str = "range") -> qnn.QuantIdentity:
-    """A quantizer alone. `calibration` finds the scale."""
+def quant_identity(bits: int, *, signed: bool) -> qnn.QuantIdentity:
+    """A quantizer alone."""
     numerics = ActivationNumerics(1.0, bits, signed)
     codes = Codes(numerics.low, numerics.high, numerics.is_binary)
     quant = SignedActivationQuant if signed else UnsignedActivationQuant
     if numerics.is_binary:
         quant = quant.let(tensor_quant=BinaryActivationQuant)
-    return qnn.QuantIdentity(act_quant=quant, bit_width=bits, scaling_impl=ActivationScale(codes, calibration))
+    return qnn.QuantIdentity(act_quant=quant, bit_width=bits, scaling_impl=ActivationScale(codes))
 
 
 def quant_image() -> qnn.QuantIdentity:

@@ -114,7 +114,7 @@ class Quantization(_Section):
     last_layer: Bits = 8
     layers: dict[str, Bits] = {}
     """Widths of single places by the path of a module, or by the beginning of one."""
-    calibration: Literal["range", "median"] = "range"
+    calibration: Literal["range", "saturating"] = "range"
     """How activation scales are found: see `hardbit.quantize.observation`."""
 
 
