@@ -6,8 +6,9 @@ from contextlib import nullcontext
 import pytest
 
 from hardbit import pipeline
+from hardbit.quantize.quantizers import activation_numerics, activation_scale, is_weight_layer
 from hardbit.recipe import load_recipe
-from hardbit.steps.train import Trained, training_plan
+from hardbit.steps.train import Trained, load_trained_twin, training_plan
 from hardbit_deploy.errors import HardbitError
 from hardbit_deploy.storage import sha256_file
 from recipe_examples import RECIPE, write_bars
@@ -183,3 +184,20 @@ def test_the_weights_carry_the_recipe_that_made_them(trained):
     header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])["__metadata__"]
     assert json.loads(header["recipe"])["name"] == "bars"
     assert json.loads(header["training_digest"]) == trained[1].read_log()["training_digest"]
+
+
+def test_one_bit_single_places_and_the_rule_of_calibration_reach_the_network(tmp_path):
+    few = "weights = 1\nactivations = 2\ncalibration = 'saturating'\nlayers = { relu1 = 4, fc1 = 32, conv2 = 3 }"
+    file = write_bars(tmp_path, RECIPE.replace("weights = 4\nactivations = 4", few))
+    result = pipeline.run(load_recipe(file), tmp_path / "run", until="train")
+    twin = load_trained_twin(load_recipe(file), Trained.at(result.folder("train")).weights)
+    assert [activation_numerics(getattr(twin, name)).bits for name in ("relu1", "relu2", "relu3")] == [4, 2, 2]
+    assert activation_scale(twin.relu2).calibration == "saturating"
+    assert [int(layer.quant_weight().bit_width) for layer in (twin.conv1, twin.conv2, twin.fc2)] == [8, 3, 8]
+    assert not is_weight_layer(twin.fc1)
+
+
+def test_a_place_that_the_network_does_not_have_is_named_before_training(tmp_path):
+    file = write_bars(tmp_path, RECIPE.replace("activations = 4", "activations = 4\nlayers.conv3 = 2"))
+    with pytest.raises(HardbitError, match=r"quantization.layers.conv3: the network has no place 'conv3'.*conv2"):
+        pipeline.run(load_recipe(file), tmp_path / "run", until="train")
