@@ -109,6 +109,7 @@ def test_gradients_of_the_float_network_have_float_accuracy(network):
         "engine_logits": engine_logits,
         "own_logits": np.array(False),
         "loss_weights": np.array([1, 0], np.float32),
+        "seed": np.zeros_like(engine_logits),
     }
     gradient = run_graph(build_attack_graph(canonical), feeds)["gradient"]
     z, y = torch.from_numpy(engine_logits).double(), torch.from_numpy(onehot).double()

@@ -116,6 +116,7 @@ def test_the_attack_graph_has_the_gradient_of_the_twin(architecture, bits):
         "engine_logits": expected,
         "own_logits": np.array(False),
         "loss_weights": np.array([1, 0], np.float32),
+        "seed": np.zeros_like(expected),
     }
     result = run_graph(build_attack_graph(canonical(architecture, bits), masks="exact"), feeds)
     assert_same_network(result["logits"], expected, architecture)

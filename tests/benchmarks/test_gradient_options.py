@@ -163,9 +163,10 @@ def test_masks_and_micro_batches_of_whole_attack_graphs(capsys: pytest.CaptureFi
     rows = {
         "onehot": np.eye(CLASSES, dtype=np.float32)[rng.integers(0, CLASSES, 32)],
         "engine_logits": rng.standard_normal((32, CLASSES)).astype(np.float32),
-        "own_logits": np.array(False),
+        "seed": np.zeros((32, CLASSES), np.float32),
         "image": images,
     }
+    constants = {"own_logits": np.array(False), "loss_weights": np.array([1, 0], np.float32)}
     contenders: dict[str, Callable[[], object]] = {}
     for bits in (8, 4):
         canonical = resnet20_canonical(bits)
@@ -176,7 +177,7 @@ def test_masks_and_micro_batches_of_whole_attack_graphs(capsys: pytest.CaptureFi
                 def run(attack: ort.InferenceSession = attack, batch: int = batch) -> None:
                     for first in range(0, 32, batch):
                         feeds = {name: value[first : first + batch] for name, value in rows.items()}
-                        attack.run(["gradient"], feeds | {"loss_weights": np.array([1, 0], np.float32)})
+                        attack.run(["gradient"], feeds | constants)
 
                 contenders[f"W{bits}A{bits}, masks {masks}, micro-batch {batch}"] = run
     report(capsys, "attack graph of ResNet-20", medians_us(contenders, 32))

@@ -151,7 +151,7 @@ class OnnxRuntimeEngine(Engine):
 class OnnxRuntimeGradient(Gradient):
     """Attack graph.
 
-    Inputs `image`, `onehot`, `engine_logits`, `own_logits`, `loss_weights`; outputs `gradient` and `logits`.
+    Inputs `image`, `onehot`, `engine_logits`, `own_logits`, `loss_weights`, `seed`; outputs `gradient` and `logits`.
     """
 
     def __init__(
@@ -180,6 +180,7 @@ class OnnxRuntimeGradient(Gradient):
             "engine_logits": per_class,
             "own_logits": ("tensor(bool)", ()),
             "loss_weights": ("tensor(float)", (len(LOSSES),)),
+            "seed": per_class,
         }
         outputs: _Signature = {"gradient": ("tensor(float)", (None, *self.input_shape)), "logits": per_class}
         _require_signature(session, self._path, inputs, outputs)
@@ -229,6 +230,7 @@ class OnnxRuntimeGradient(Gradient):
                 "engine_logits": given[part],
                 "own_logits": own,
                 "loss_weights": weights,
+                "seed": np.zeros_like(onehot[part]),
             }
             parts.append(run(outputs, feed))
         return parts[0] if len(parts) == 1 else [np.concatenate(column) for column in zip(*parts, strict=True)]

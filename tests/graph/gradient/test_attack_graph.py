@@ -29,6 +29,7 @@ def feeds_for(model, batch, seed=0):
         "engine_logits": rng.standard_normal((batch, 10)).astype(np.float32),
         "own_logits": np.array(False),
         "loss_weights": np.array([1, 0], np.float32),
+        "seed": np.zeros((batch, 10), np.float32),
     }
 
 
@@ -47,6 +48,7 @@ def test_inputs_and_outputs_are_those_that_a_board_expects():
         "engine_logits": (TensorProto.FLOAT, ["batch", 10]),
         "own_logits": (TensorProto.BOOL, []),
         "loss_weights": (TensorProto.FLOAT, [2]),
+        "seed": (TensorProto.FLOAT, ["batch", 10]),
         "gradient": (TensorProto.FLOAT, ["batch", 3, 16, 16]),
         "logits": (TensorProto.FLOAT, ["batch", 10]),
         "loss": (TensorProto.FLOAT, ["batch"]),
@@ -100,6 +102,7 @@ def test_a_layer_that_reads_a_pool_of_the_image_keeps_its_weights_in_the_runtime
         "engine_logits": expected,
         "own_logits": np.array(True),
         "loss_weights": np.array([1, 0], np.float32),
+        "seed": np.zeros_like(expected),
     }
     (logits,) = ort.InferenceSession(graph.SerializeToString()).run(["logits"], feeds)
     np.testing.assert_array_equal(logits, expected)
@@ -120,7 +123,7 @@ def test_the_same_graph_is_built_every_time():
 def test_a_network_may_use_the_names_of_our_inputs_and_outputs_for_itself():
     plain, renamed = plain_cnn(4), plain_cnn(4)
     names = {"image": "x", "logits": "gradient", "conv1.out": "loss", "conv1.weight": "logits", "fc1.bias": "onehot"}
-    names |= {"conv1.bias.scale": "engine_logits", "relu1.out": "image"}
+    names |= {"conv1.bias.scale": "engine_logits", "relu1.out": "image", "fc1.out": "seed"}
     for node in renamed.graph.node:
         node.input[:] = [names.get(name, name) for name in node.input]
         node.output[:] = [names.get(name, name) for name in node.output]

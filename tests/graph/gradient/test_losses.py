@@ -7,7 +7,7 @@ import pytest
 import torch
 from onnx import TensorProto, helper
 
-from canonical_examples import plain_cnn
+from canonical_examples import plain_cnn, residual_net
 from gradient_reference import evaluate, relative_error, run
 from hardbit.graph.gradient import build_attack_graph
 from hardbit.graph.gradient.losses import weighted_losses
@@ -101,6 +101,29 @@ def test_weights_mix_the_losses_linearly():
         np.testing.assert_allclose(both, 0.25 * one + 2.0 * other, rtol=1e-5, atol=1e-6)
 
 
+def test_a_seed_is_added_to_the_derivative_of_the_losses_and_alone_it_is_the_gradient():
+    model = residual_net(4)
+    rng = np.random.default_rng(0)
+    feeds = {
+        "image": rng.integers(0, 256, (8, 3, 16, 16)).astype(np.uint8),
+        "onehot": np.eye(CLASSES, dtype=np.float32)[rng.integers(0, CLASSES, 8)],
+        "engine_logits": 1e4 * rng.standard_normal((8, CLASSES)).astype(np.float32),
+        "own_logits": np.array(False),
+    }
+    graph, outside = build_attack_graph(model), rng.standard_normal((8, CLASSES)).astype(np.float32)
+    none, nothing = np.zeros(2, np.float32), np.zeros_like(outside)
+    alone, of_losses, both = (
+        run(graph, feeds | {"loss_weights": weights, "seed": seed})
+        for weights, seed in ((none, outside), (CROSS_ENTROPY, nothing), (CROSS_ENTROPY, outside))
+    )
+    x = ((torch.from_numpy(feeds["image"]).double() - 128) / 256).requires_grad_()
+    (expected,) = torch.autograd.grad(evaluate(model, {"image": x})["logits"], x, torch.from_numpy(outside).double())
+    assert relative_error(alone["gradient"], expected.numpy()) < 1e-6
+    assert relative_error(both["gradient"], of_losses["gradient"] + alone["gradient"]) < 1e-5
+    np.testing.assert_array_equal(both["loss"], of_losses["loss"])
+    np.testing.assert_array_equal(alone["loss"], np.zeros(8))
+
+
 @pytest.mark.parametrize("weights", [CROSS_ENTROPY, MARGIN])
 def test_the_gradient_follows_logits_from_outside_not_its_own(weights):
     model = plain_cnn(4)
@@ -119,6 +142,7 @@ def test_the_gradient_follows_logits_from_outside_not_its_own(weights):
             "engine_logits": outside,
             "own_logits": np.array(False),
             "loss_weights": weights,
+            "seed": np.zeros_like(outside),
         }
         result = run(graph, feeds)
         z = torch.from_numpy(outside).double()

@@ -133,8 +133,8 @@ def attack(model: onnx.ModelProto, masks: str, seed: int = 0, batch: int = 32):
     onehot = np.eye(10, dtype=np.float32)[rng.integers(0, 10, batch)]
     engine_logits = rng.standard_normal((batch, 10)).astype(np.float32)
     feeds = {"image": pixels, "onehot": onehot, "engine_logits": engine_logits, "own_logits": np.array(False)}
-    graph = build_attack_graph(model, masks=masks)
-    result = run(graph, feeds | {"loss_weights": np.array([1, 0], np.float32)})
+    feeds |= {"loss_weights": np.array([1, 0], np.float32), "seed": np.zeros_like(engine_logits)}
+    result = run(build_attack_graph(model, masks=masks), feeds)
 
     x = ((torch.from_numpy(pixels).double() - 128) / 256).requires_grad_()
     values = evaluate(model, {"image": x}, masks_from_codes=masks == "auto")

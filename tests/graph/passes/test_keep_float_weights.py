@@ -50,6 +50,7 @@ def test_the_attack_graph_is_kept_from_it_too(activation_only):
         "engine_logits": np.zeros((len(images), classes), np.float32),
         "own_logits": np.array(True),
         "loss_weights": np.array([1, 0], np.float32),
+        "seed": np.zeros((len(images), classes), np.float32),
     }
     logits = run_graph(build_attack_graph(canonical), feeds)["logits"]
     assert equal_images(logits, run(canonical, images)) > 0.8

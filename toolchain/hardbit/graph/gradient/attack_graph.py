@@ -2,10 +2,13 @@
 
 Inputs: `image` uint8 (batch, channels, height, width); `onehot` float32 (batch, classes); `engine_logits` float32
 (batch, classes), the deployed engine's answer to the same bytes; `own_logits` bool (), which takes this graph's own
-logits in their place; `loss_weights` float32 (2,), those of cross-entropy and margin.
+logits in their place; `loss_weights` float32 (2,), those of cross-entropy and margin; `seed` float32 (batch, classes),
+added to the derivative of the weighted losses by the logits.
 
 Outputs: `gradient` float32 of the shape of `image`, the derivative of the loss by the network's float input, straight
 through its quantizers; `logits` float32 (batch, classes), this graph's own forward pass; `loss` float32 (batch,).
+With a `seed` of zeros the gradient is that of the losses; with `loss_weights` of zeros it is the product of the seed
+with the Jacobian of the logits, for a loss that is written elsewhere. `loss` does not know of the seed.
 
 The backward pass starts from the engine's logits and reads this graph's own activations. Where both compute the same
 bits, `own_logits` saves a step the engine's run: one pass gives logits and gradient. Only standard operators of opset
@@ -33,7 +36,10 @@ from hardbit_deploy.errors import HardbitError
 __all__ = ["Masks", "Surrogate", "build_attack_graph", "differentiate"]
 
 IR_VERSION = 10
-PUBLIC_NAMES = ("image", "onehot", "engine_logits", "own_logits", "loss_weights", "gradient", "logits", "loss")
+PUBLIC_NAMES = (
+    *("image", "onehot", "engine_logits", "own_logits", "loss_weights", "seed"),
+    *("gradient", "logits", "loss"),
+)
 Masks = Literal["auto", "exact"]
 Surrogate = Literal["straight-through", "smooth"]
 
@@ -63,13 +69,15 @@ def build_attack_graph(
     tape = Tape(graph, exact=masks == "exact")
     judged = tape.emit("Where", ["own_logits", logits, "engine_logits"])
     losses = weighted_losses(tape, judged, "onehot", "loss_weights")
-    gradient = sweep(tape, RULES, {logits: Cotangent(losses.seed)}, pixels)
+    seed = tape.emit("Add", [losses.seed, "seed"])
+    gradient = sweep(tape, RULES, {logits: Cotangent(seed)}, pixels)
     inputs = {
         "image": (TensorProto.UINT8, graph.shape("image")),
         "onehot": (TensorProto.FLOAT, (None, classes)),
         "engine_logits": (TensorProto.FLOAT, (None, classes)),
         "own_logits": (TensorProto.BOOL, ()),
         "loss_weights": (TensorProto.FLOAT, (2,)),
+        "seed": (TensorProto.FLOAT, (None, classes)),
     }
     outputs = {
         "gradient": (gradient, graph.shape(pixels)),
