@@ -1,0 +1,121 @@
+"""SPSA (Spall 1992; as an attack Uesato et al. 2018): signs along which all pixels move at once, and Adam.
+
+Offsets are plus or minus `PROBE_255` grey levels in every value (Uesato et al. take 0.01 of the range; a byte moves by
+whole levels). Steps are those of Adam (Kingma & Ba 2015) without its constant in the denominator, which would give the
+logits' scale a meaning.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hardbit_deploy.attacks.iterates import L2_SLACK, rounded_inside_l2, squared_norms
+from hardbit_deploy.attacks.outcome import AttackOutcome
+from hardbit_deploy.attacks.query_climb import Ascent, climb_by_queries
+from hardbit_deploy.attacks.threat_model import ThreatModel
+from hardbit_deploy.engines.base import Engine
+
+__all__ = ["SAMPLES", "spsa"]
+
+SAMPLES = 64  # pairs of queries in each step
+PROBE_255 = 3
+STEP_SHARE = 0.3  # of eps: Uesato et al. move by 0.01 in a ball of 8/255
+_DECAYS = 0.9, 0.999  # of Adam's two averages
+_STREAM = 1 << 40  # apart from those of other attacks
+
+Report = Callable[[int], None]
+
+
+def spsa(
+    engine: Engine,
+    images: NDArray[np.uint8],
+    labels: NDArray[np.int64],
+    threat_model: ThreatModel,
+    *,
+    steps: int,
+    samples: int = SAMPLES,
+    seed: int = 0,
+    indices: NDArray[np.int64] | None = None,
+    report: Report = lambda _: None,
+) -> AttackOutcome:
+    """Attack images uint8 (n, channels, height, width) with labels int64 (n,), by 2 `samples` + 1 queries a step.
+
+    `indices` int64 (n,) are the images' places in their data set, which decide their offsets (default 0 to n-1): what
+    happens to an image depends on nothing else. An image that the engine gives another label on an iterate has fallen,
+    and is not asked about again. `report` is told, now and then, of queries that are done, as if no image fell.
+    """
+    return climb_by_queries(
+        engine,
+        images,
+        labels,
+        threat_model,
+        ascent=AdamAscent,
+        draw=signs,
+        steps=steps,
+        samples=samples,
+        seed=seed,
+        stream=_STREAM,
+        indices=indices,
+        report=report,
+    )
+
+
+def signs(generator: np.random.Generator, samples: int, values: int) -> NDArray[np.int16]:
+    """Offsets of plus or minus `PROBE_255`, int16 (samples, values)."""
+    words = np.frombuffer(generator.bytes(samples * -(-values // 8)), np.uint8).reshape(samples, -1)
+    offsets = np.unpackbits(words, axis=1, count=values).astype(np.int16)
+    offsets *= 2 * PROBE_255
+    offsets -= PROBE_255
+    return offsets
+
+
+class AdamAscent(Ascent):
+    """Positions in fractions of a grey level, moved by Adam and projected into the ball."""
+
+    def __init__(self, images: NDArray[np.uint8], threat_model: ThreatModel, steps: int) -> None:
+        del steps
+        self.bytes = images.copy()
+        self._threat_model = threat_model
+        self._image = images.reshape(len(images), -1).astype(np.float32)
+        self._delta = np.zeros_like(self._image)
+        self._mean = np.zeros_like(self._image)
+        self._square = np.zeros_like(self._image)
+        self._made = 0
+
+    def step(self, estimate: NDArray[np.float32]) -> None:
+        flat = estimate.reshape(self._delta.shape)
+        self._made += 1
+        first, second = _DECAYS
+        self._mean += np.float32(1 - first) * (flat - self._mean)
+        self._square += np.float32(1 - second) * (flat * flat - self._square)
+        spread = np.sqrt(self._square)
+        move = np.divide(self._mean, spread, out=np.zeros_like(spread), where=spread > 0)
+        move *= np.float32(math.sqrt(1 - second**self._made) / (1 - first**self._made))
+        eps = self._threat_model.eps_255
+        if self._threat_model.norm == "linf":
+            radius = np.float32(min(math.floor(eps), 255))
+            self._delta += move * np.float32(STEP_SHARE * eps)
+            np.clip(self._delta, -radius, radius, out=self._delta)
+            np.clip(self._delta, -self._image, 255 - self._image, out=self._delta)
+            rounded = np.rint(self._delta)
+        else:
+            self._delta += move * _length(move, STEP_SHARE * eps)
+            self._delta *= np.minimum(_length(self._delta, eps * L2_SLACK), 1)
+            np.clip(self._delta, -self._image, 255 - self._image, out=self._delta)
+            rounded = rounded_inside_l2(self._delta, eps)
+        self.bytes = (self._image + rounded).astype(np.uint8).reshape(self.bytes.shape)
+
+    def keep(self, chosen: NDArray[np.bool_]) -> None:
+        self.bytes, self._image, self._delta = self.bytes[chosen], self._image[chosen], self._delta[chosen]
+        self._mean, self._square = self._mean[chosen], self._square[chosen]
+
+
+def _length(rows: NDArray[np.float32], wanted: float) -> NDArray[np.float32]:
+    """Factors (n, 1) that give rows the wanted norm; 1 for rows of zeros."""
+    norms = np.sqrt(squared_norms(rows))[:, None]
+    factors: NDArray[np.float32] = np.where(norms > 0, wanted / np.where(norms > 0, norms, 1), 1).astype(np.float32)
+    return factors
