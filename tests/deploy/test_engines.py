@@ -74,6 +74,9 @@ class TestProtocol:
             gradient.gradient(images, np.zeros(3, np.int64), np.zeros((2, 10), np.float32), "margin")
         with pytest.raises(ValueError, match="2 images with labels"):
             gradient.gradient(images, np.zeros(2, np.int64), np.zeros((2, 9), np.float32), "margin")
+        for seeds in (np.zeros((2, 9), np.float32), np.zeros((3, 10), np.float32), np.zeros((2, 10))):
+            with pytest.raises(ValueError, match="2 images with seeds"):
+                gradient.pullback(images, seeds)
 
     def test_a_back_end_that_answers_in_another_type_is_found_out(self, monkeypatch):
         target = linear_target()
@@ -87,6 +90,7 @@ class TestProtocol:
         assert target.gradient.logits(nothing).shape == (0, 10)
         empty = target.gradient.gradient(nothing, np.zeros(0, np.int64), np.zeros((0, 10), np.float32), "margin")
         assert empty.shape == nothing.shape
+        assert target.gradient.pullback(nothing, np.zeros((0, 10), np.float32)).shape == nothing.shape
 
     def test_views_that_are_not_contiguous_are_taken(self):
         images = smooth_images(6, (1, 12, 12))
@@ -140,6 +144,27 @@ class TestOnnxRuntime:
                 expected = usual.gradient.gradient(images, labels, logits, loss)
                 found = gradient.gradient(images, labels, logits, loss)
                 np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6 * np.abs(expected).max())
+
+    @pytest.mark.parametrize("batch", [1, 5, 64])
+    def test_a_pullback_starts_from_any_derivative_by_the_logits(self, bundle, batch):
+        images, labels = np.array(bundle.images), np.array(bundle.labels)
+        rows = np.arange(len(images))
+        shape = bundle.manifest.input_shape
+        with (
+            open_target(bundle) as target,
+            OnnxRuntimeGradient(bundle.file("attack.onnx"), shape, 10, batch=batch) as gradient,
+        ):
+            logits = target.engine.infer(images)
+            expected = target.gradient.gradient(images, labels, logits, "margin")
+            seeds = np.zeros_like(logits)
+            logits[rows, labels] = -np.inf
+            seeds[rows, logits.argmax(axis=1)] = 1
+            seeds[rows, labels] -= 1
+            found = gradient.pullback(images, seeds)
+            np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6 * np.abs(expected).max())
+            doubled = gradient.pullback(images, -2 * seeds)
+            np.testing.assert_allclose(doubled, -2 * found, rtol=1e-4, atol=1e-6 * np.abs(expected).max())
+            assert not gradient.pullback(images, np.zeros_like(seeds)).any()
 
     def test_losses_give_different_directions_and_unknown_ones_are_refused(self, bundle):
         images, labels = np.array(bundle.images), np.array(bundle.labels)

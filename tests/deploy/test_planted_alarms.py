@@ -45,8 +45,8 @@ class TestPlantedFaults:
 
     def test_masked_gradients(self, fashioned):
         class Masked(LinearGradient):
-            def gradient_impl(self, images, labels, engine_logits, loss):
-                gradient = super().gradient_impl(images, labels, engine_logits, loss)
+            def pullback_impl(self, images, seeds):
+                gradient = super().pullback_impl(images, seeds)
                 gradient[images[:, 0, 0, 0] % 8 == 0] = 0
                 return gradient
 
@@ -76,9 +76,9 @@ class TestPlantedFaults:
             def logits_impl(self, images):
                 return super().logits_impl(rounded(images))
 
-            def gradient_impl(self, images, labels, engine_logits, loss):
+            def pullback_impl(self, images, seeds):
                 at_an_edge = np.isin(images % 8, (3, 4))
-                return super().gradient_impl(images, labels, engine_logits, loss) * at_an_edge
+                return super().pullback_impl(images, seeds) * at_an_edge
 
         target = Target(HardRounding(weights, SHAPE), Derivative(weights, SHAPE)).activate()
         evaluation = evaluate(bundle, replace(SUITE, square_queries=queries), workers=1, open_target=lambda _: target)
@@ -177,8 +177,8 @@ class TestPlantedFaults:
         known = {image.tobytes() for image in images}
 
         class Misleading(LinearGradient):
-            def gradient_impl(self, images, labels, engine_logits, loss):
-                gradient = super().gradient_impl(images, labels, engine_logits, loss)
+            def pullback_impl(self, images, seeds):
+                gradient = super().pullback_impl(images, seeds)
                 wrong = np.array([image.tobytes() not in known for image in images])
                 gradient[wrong] *= -1
                 return gradient
@@ -190,8 +190,8 @@ class TestPlantedFaults:
         class Slow(LinearGradient):
             """Shows one pixel in eight at a time."""
 
-            def gradient_impl(self, images, labels, engine_logits, loss):
-                gradient = super().gradient_impl(images, labels, engine_logits, loss)
+            def pullback_impl(self, images, seeds):
+                gradient = super().pullback_impl(images, seeds)
                 shown = np.arange(144).reshape(SHAPE) % 8 == len(self.calls) % 8
                 return gradient * shown
 

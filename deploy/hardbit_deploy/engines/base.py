@@ -115,6 +115,21 @@ class Gradient(_Activated):
         gradient = self.gradient_impl(checked, labels, engine_logits, loss)
         return self._checked_result("a gradient", gradient, checked.shape)
 
+    def pullback(self, images: NDArray[np.uint8], seeds: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Vector-Jacobian products, float32 like `images`: row by row, d (seed . logits) / d network input.
+
+        `seeds` float32 (n, classes) are the derivatives of any losses by the logits (see `attacks.objectives`). One
+        grey level is 1/256 of the network's input. The array may be overwritten by the caller. Raises as `Engine.infer`
+        does.
+        """
+        checked = self._checked_images(images)
+        count = len(checked)
+        if seeds.dtype != np.float32 or seeds.shape != (count, self.classes):
+            raise ValueError(f"{count} images with seeds {seeds.dtype} {seeds.shape}")
+        if not count:
+            return np.zeros(checked.shape, np.float32)
+        return self._checked_result("a product", self.pullback_impl(checked, seeds), checked.shape)
+
     def ascend(
         self, images: NDArray[np.uint8], labels: NDArray[np.int64], loss: str
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
@@ -150,6 +165,9 @@ class Gradient(_Activated):
         engine_logits: NDArray[np.float32],
         loss: str,
     ) -> NDArray[np.float32]: ...
+
+    @abstractmethod
+    def pullback_impl(self, images: NDArray[np.uint8], seeds: NDArray[np.float32]) -> NDArray[np.float32]: ...
 
     def ascend_impl(
         self, images: NDArray[np.uint8], labels: NDArray[np.int64], loss: str

@@ -36,6 +36,7 @@ PROVIDER = "CPUExecutionProvider"
 # Measured with ResNet-8, ResNet-20 (3 x 32 x 32: best from 2 to 16) and LeNet (28 x 28: best from 16 to 64).
 _BATCH_VALUES = 24 << 10
 _LARGEST_BATCH = 32
+_NO_LOSS = np.zeros(len(LOSSES), np.float32)
 
 
 def open_engine(bundle: Bundle, threads: int = 1) -> OnnxRuntimeEngine:
@@ -169,7 +170,9 @@ class OnnxRuntimeGradient(Gradient):
         self._batch = batch or default_batch(input_shape)
         self._session: onnxruntime.InferenceSession | None = None
         self._onehot = np.eye(classes, dtype=np.float32)
-        self._loss_weights = {loss: np.eye(len(LOSSES), dtype=np.float32)[row] for row, loss in enumerate(LOSSES)}
+        self._loss_weights: dict[str, NDArray[np.float32]] = dict(
+            zip(LOSSES, np.eye(len(LOSSES), dtype=np.float32), strict=True)
+        )
 
     def activate_impl(self) -> None:
         session = open_session(self._path, session_options(self._threads))
@@ -196,41 +199,52 @@ class OnnxRuntimeGradient(Gradient):
         engine_logits: NDArray[np.float32],
         loss: str,
     ) -> NDArray[np.float32]:
-        return self._run(["gradient"], images, self._onehot[labels], engine_logits, loss)[0]
+        weights = self._weights(loss)
+        return self._run(["gradient"], images, weights, onehot=self._onehot[labels], logits=engine_logits)[0]
+
+    def pullback_impl(self, images: NDArray[np.uint8], seeds: NDArray[np.float32]) -> NDArray[np.float32]:
+        return self._run(["gradient"], images, _NO_LOSS, seeds=seeds)[0]
 
     def ascend_impl(
         self, images: NDArray[np.uint8], labels: NDArray[np.int64], loss: str
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        logits, gradient = self._run(["logits", "gradient"], images, self._onehot[labels], None, loss)
+        outputs, weights = ["logits", "gradient"], self._weights(loss)
+        logits, gradient = self._run(outputs, images, weights, onehot=self._onehot[labels], own_logits=True)
         return logits, gradient
 
     def logits_impl(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        nothing = np.zeros((len(images), self.classes), np.float32)
-        return self._run(["logits"], images, nothing, nothing, LOSSES[0])[0]
+        return self._run(["logits"], images, _NO_LOSS)[0]
+
+    def _weights(self, loss: str) -> NDArray[np.float32]:
+        if loss not in self._loss_weights:
+            raise ValueError(f"loss {loss!r} is not one of {', '.join(self._loss_weights)}")
+        return self._loss_weights[loss]
 
     def _run(
         self,
         outputs: list[str],
         images: NDArray[np.uint8],
-        onehot: NDArray[np.float32],
-        logits: NDArray[np.float32] | None,
-        loss: str,
+        loss_weights: NDArray[np.float32],
+        *,
+        onehot: NDArray[np.float32] | None = None,
+        logits: NDArray[np.float32] | None = None,
+        own_logits: bool = False,
+        seeds: NDArray[np.float32] | None = None,
     ) -> list[NDArray[np.float32]]:
-        """`logits` are the engine's, None for the graph's own."""
-        if loss not in self._loss_weights:
-            raise ValueError(f"loss {loss!r} is not one of {', '.join(self._loss_weights)}")
-        run, weights = _active(self._session).run, self._loss_weights[loss]
-        own = np.asarray(logits is None)
-        given = onehot if logits is None else logits  # any finite values, where the graph's own are taken
+        """`logits` are the engine's; what is left out is zero."""
+        run = _active(self._session).run
+        zeros = np.zeros((min(len(images), self._batch), self.classes), np.float32)
+        own = np.asarray(own_logits)
         parts = []
         for part in _micro_batches(len(images), self._batch):
+            nothing = zeros[: part.stop - part.start]
             feed = {
                 "image": images[part],
-                "onehot": onehot[part],
-                "engine_logits": given[part],
+                "onehot": nothing if onehot is None else onehot[part],
+                "engine_logits": nothing if logits is None else logits[part],
                 "own_logits": own,
-                "loss_weights": weights,
-                "seed": np.zeros_like(onehot[part]),
+                "loss_weights": loss_weights,
+                "seed": nothing if seeds is None else seeds[part],
             }
             parts.append(run(outputs, feed))
         return parts[0] if len(parts) == 1 else [np.concatenate(column) for column in zip(*parts, strict=True)]
