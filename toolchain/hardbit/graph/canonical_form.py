@@ -17,7 +17,10 @@ __all__ = ["FLOAT_OPERATORS", "MINIMUM_OPSET", "OPERATORS", "check_canonical"]
 
 MINIMUM_OPSET = 18
 FLOAT_OPERATORS = frozenset({"Div", "Erf", "LayerNormalization", "MatMul", "Mul", "ReduceMean", "Softmax"})
-"""What is computed in float wherever it stands: each such node declares it, with the reason."""
+"""What hardbit's own networks compute in float wherever it stands: each such node declares it, with the reason.
+
+Imported networks have further operators of standard ONNX: any is allowed that declares itself float.
+"""
 OPERATORS = FLOAT_OPERATORS | {
     "Add",
     "AveragePool",
@@ -67,7 +70,7 @@ def _problems(model: onnx.ModelProto) -> Iterator[Problem]:
             yield from _dequantize_problems(graph, node)
         elif node.op_type == "Clip":
             yield from _clip_problems(graph, node)
-        elif node.op_type == "Gemm":
+        elif node.op_type == "Gemm" and float_reason(node) is None:
             yield from _gemm_problems(node)
         elif node.op_type in FLOAT_OPERATORS and float_reason(node) is None:
             yield (
@@ -86,12 +89,13 @@ def _model_problems(model: onnx.ModelProto) -> Iterator[Problem]:
                 f"export with opset {MINIMUM_OPSET} or newer",
             )
     for node in model.graph.node:
-        if node.op_type not in OPERATORS or node.domain not in ("", "ai.onnx"):
+        known = node.op_type in OPERATORS or float_reason(node) is not None
+        if not known or node.domain not in ("", "ai.onnx"):
             operator = f"{node.domain}.{node.op_type}" if node.domain else node.op_type
             yield (
                 node.name or node.op_type,
                 f"operator {operator} is not known",
-                f"known: {', '.join(sorted(OPERATORS))}",
+                f"known: {', '.join(sorted(OPERATORS))}; any other declares that it is float",
             )
 
 

@@ -1,0 +1,6 @@
+"""Post-training quantization, and the intake of ONNX files that are quantized already; no torch anywhere."""
+
+from hardbit.ptq.network import quantize_network
+from hardbit.ptq.ranges import CALIBRATIONS
+
+__all__ = ["CALIBRATIONS", "quantize_network"]
