@@ -33,6 +33,7 @@ from hardbit_deploy.preflight import describe_machine, grade
 from hardbit_deploy.results import FORMAT, SCHEMA_VERSION, write_result
 from hardbit_deploy.storage import refused_by_system
 from hardbit_deploy.suite import Suite, named_suite
+from hardbit_deploy.taps import compare_bundle_layers
 from hardbit_deploy.verdict import environment_problems, judge
 
 __all__ = ["CheckOptions", "Progress", "check", "describe_environment", "work_folder"]
@@ -58,6 +59,7 @@ class CheckOptions:
     seed: int | None = None
     images: int | None = None  # the first so many of the bundle's
     workers: int | None = None  # threads of the attacks; None for one a core
+    taps: bool = False  # compare engine and canonical graph layer by layer
     latency: LatencySettings | LatencyReport | None = field(default_factory=LatencySettings)
 
 
@@ -107,6 +109,8 @@ def check(
         document["suite"] |= {"transfer": _sources(bundle)}
         document["alarms"] = accept_known(document["alarms"], promise.known_alarms)
         document["resumed_images"] = evaluation.resumed_images
+        if options.taps:
+            document["taps"] = compare_bundle_layers(bundle, options.images, evaluation.examples, report).to_document()
         timings = _timings(bundle, options, report)
         document["latency"] = timings.to_document() if timings else None
     rules, verdict = judge(document, evaluation.records if evaluation else {}, promise, baseline)

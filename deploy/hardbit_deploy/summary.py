@@ -8,7 +8,7 @@ from typing import Any
 from hardbit_deploy.known_alarms import alarm_in_words
 from hardbit_deploy.text_table import text_table
 
-__all__ = ["percent", "precision_table", "result_summary"]
+__all__ = ["percent", "precision_table", "result_summary", "taps_table"]
 
 _NORMS = {"linf": "L-inf", "l2": "L2"}
 
@@ -43,6 +43,27 @@ def precision_table(precision: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def taps_table(taps: Mapping[str, Any]) -> str:
+    """Codes of the engine's layers against those of the canonical graph; every layer that diverges has a row."""
+    if taps["status"] == "not_run":
+        return f"Layer taps: not run, {'; '.join(taps['problems'])}"
+    lines, rows = ["Layer taps, engine against canonical graph, in LSB of each layer"], []
+    for kind in taps["kinds"]:
+        layers = [layer for layer in kind["layers"] if layer["largest_lsb"]]
+        values = sum(layer["values"] for layer in kind["layers"])
+        first = kind["first_divergent"]
+        said = "all codes are equal" if first is None else f"the first that diverges is {first}"
+        lines.append(
+            f"  {kind['name']}: {kind['images']:,} images, {len(kind['layers'])} layers, {values:,} codes; {said}"
+        )
+        for layer in layers:
+            counts = (f"{count:,}" for count in layer["histogram"])
+            rows.append((kind["name"], layer["node"], *counts, f"{100 * layer['share_apart']:.3g} %"))
+    if rows:
+        lines.append(text_table([("", "layer", "0", "1", "2", "3 and more", "apart"), *rows], "<<>>>>>"))
+    return "\n".join(lines)
+
+
 def percent(rate: float) -> str:
     """A rate as people read it: 66.9 %."""
     return f"{100 * rate:.1f} %"
@@ -54,6 +75,8 @@ def _sections(document: Mapping[str, Any]) -> Iterator[str]:
     yield precision_table(document["precision"])
     if document["agreement"]:
         yield from ("", "Agreement of the engine with its twins", text_table(_agreement(document["agreement"]), "<>>>"))
+    if "taps" in document:
+        yield from ("", taps_table(document["taps"]))
     if document["attacks"]:
         yield from ("", "Attacks", text_table(_attacks(document["attacks"]), "<>>>"))
     if document["eps_curve"]:

@@ -32,6 +32,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--json", metavar="FILE", help="write the result document there too; - for stdout")
     parser.add_argument("--junit", metavar="FILE", help="write JUnit XML for a CI server; - for stdout")
+    parser.add_argument(
+        "--taps", action="store_true", help="compare the engine's codes with the canonical graph's, layer by layer"
+    )
     add_evaluation_arguments(parser)
     add_latency_arguments(parser)
     parser.add_argument("--quiet", action="store_true", help="print the verdict only")
@@ -110,6 +113,7 @@ def check_options(args: argparse.Namespace) -> Any:
         seed=args.seed,
         images=args.images,
         workers=args.workers,
+        taps=args.taps,
         latency=latency_settings(args),
     )
 

@@ -11,6 +11,7 @@ from hardbit_deploy.errors import HardbitError
 
 if TYPE_CHECKING:
     from hardbit_deploy.bundle import Bundle
+    from hardbit_deploy.taps import LayerTaps
 
 __all__ = [
     "Engine",
@@ -20,12 +21,13 @@ __all__ = [
     "Target",
     "executed_precision",
     "open_engine",
+    "open_taps",
     "open_target",
     "targets",
 ]
 
 # target -> (module, how to install what it needs). A back end offers open_engine, open_gradient, open_smooth_gradient,
-# executed_precision.
+# open_taps, executed_precision.
 _BACK_ENDS = {"onnxruntime": ("hardbit_deploy.engines.onnxruntime", "pip install onnxruntime")}
 
 
@@ -49,6 +51,11 @@ def open_engine(bundle: Bundle, threads: int = 1) -> Engine:
     """The engine alone, active on return: what latency is measured on. Raises as `open_target` does."""
     engine = cast(Engine, _back_end(bundle.manifest.target).open_engine(bundle, threads))
     return engine.activate()
+
+
+def open_taps(bundle: Bundle) -> LayerTaps:
+    """Engine and canonical graph with the codes of their layers. Raises as `open_target` does."""
+    return cast("LayerTaps", _back_end(bundle.manifest.target).open_taps(bundle))
 
 
 def executed_precision(bundle: Bundle) -> PrecisionReport:

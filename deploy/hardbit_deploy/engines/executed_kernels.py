@@ -66,8 +66,12 @@ class Kernel:
         return self.op in INTEGER_KERNELS and len(operands) == 2 and all(kind in _EIGHT_BITS for kind in operands)
 
 
-def profiled_kernels(engine: Path, image: NDArray[np.uint8], classes: int) -> tuple[Kernel, ...]:
+def profiled_kernels(
+    engine: Path, image: NDArray[np.uint8], classes: int, appended: bytes = b"", outputs: Sequence[str] = ("logits",)
+) -> tuple[Kernel, ...]:
     """Run `image` uint8 (1, channels, height, width) with the options of every engine, plus profiling.
+
+    `appended` is merged with the graph (see `onnx_bytes`), and `outputs` are asked for.
 
     Raises HardbitError where the graph cannot be loaded, or does not take such images or give `classes` logits.
     """
@@ -75,10 +79,10 @@ def profiled_kernels(engine: Path, image: NDArray[np.uint8], classes: int) -> tu
         options = session_options(threads=1)
         options.enable_profiling = True
         options.profile_file_prefix = str(Path(folder) / "profile")
-        session = open_session(engine, options)
+        session = open_session(engine, options, appended)
         require_engine_signature(session, engine, image.shape[1:], classes)
         try:
-            session.run(["logits"], {"image": image})
+            session.run(list(outputs), {"image": image})
         except Exception as error:  # the runtime raises a class of its own for every status code
             raise HardbitError(f"ONNX Runtime cannot run it ({error})", engine.name, "build the bundle anew") from error
         events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))

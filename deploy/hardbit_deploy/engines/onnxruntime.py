@@ -12,6 +12,7 @@ import itertools
 import math
 from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import onnxruntime
@@ -22,6 +23,9 @@ from hardbit_deploy.engines.base import Engine, Gradient, PrecisionReport
 from hardbit_deploy.errors import HardbitError
 from hardbit_deploy.suite import LOSSES
 
+if TYPE_CHECKING:
+    from hardbit_deploy.taps import LayerTaps
+
 __all__ = [
     "OnnxRuntimeEngine",
     "OnnxRuntimeGradient",
@@ -29,6 +33,7 @@ __all__ = [
     "open_engine",
     "open_gradient",
     "open_smooth_gradient",
+    "open_taps",
     "session_options",
 ]
 
@@ -69,6 +74,13 @@ def executed_precision(bundle: Bundle) -> PrecisionReport:
     return judge_kernels(kernels, bundle.manifest.integer_nodes, bundle.manifest.float_nodes)
 
 
+def open_taps(bundle: Bundle) -> LayerTaps:
+    """The bundle's engine and canonical graph with their codes as further outputs."""
+    from hardbit_deploy.engines.onnxruntime_taps import OnnxRuntimeTaps
+
+    return OnnxRuntimeTaps(bundle)
+
+
 def default_batch(input_shape: tuple[int, int, int]) -> int:
     """Images per run: the power of two that keeps a micro-batch's pixels at or below 24,576, between 1 and 32.
 
@@ -94,14 +106,18 @@ def session_options(threads: int) -> onnxruntime.SessionOptions:
     return options
 
 
-def open_session(path: Path, options: onnxruntime.SessionOptions) -> onnxruntime.InferenceSession:
+def open_session(
+    path: Path, options: onnxruntime.SessionOptions, appended: bytes = b""
+) -> onnxruntime.InferenceSession:
     """A session on the CPU alone; raises HardbitError where the graph cannot be loaded or another provider is used.
+
+    `appended` is merged with the file's own graph (see `onnx_bytes`).
 
     The graph is handed over as bytes: from a path, ONNX Runtime 1.23 follows a graph's references to weights in other
     files to any place on the disk, where no digest of the bundle reaches.
     """
     try:
-        session = onnxruntime.InferenceSession(path.read_bytes(), options, providers=[PROVIDER])
+        session = onnxruntime.InferenceSession(path.read_bytes() + appended, options, providers=[PROVIDER])
     except Exception as error:  # the runtime raises a class of its own for every status code
         raise HardbitError(f"ONNX Runtime cannot load it ({error})", path.name, "build the bundle anew") from error
     if session.get_providers() != [PROVIDER]:

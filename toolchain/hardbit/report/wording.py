@@ -57,6 +57,7 @@ AGREEMENTS = {
     "twin_adversarial": "PyTorch twin, adversarial images",
     "attack_graph_clean": "attack graph, clean images",
     "attack_graph_adversarial": "attack graph, adversarial images",
+    "disagreement": "attack graph, images searched for disagreement",
 }
 
 
