@@ -12,6 +12,7 @@ from hardbit_deploy.attacks.hopskipjump import hopskipjump, nearest_points
 from linear_examples import linear_target
 
 SHAPE = (1, 9, 8)
+RADII = {"linf": 6.0, "l2": 40.0}
 DUAL = {"linf": lambda w: np.abs(w).sum(), "l2": np.linalg.norm}
 
 
@@ -107,8 +108,6 @@ class TestDistances:
 
 @pytest.mark.parametrize("norm", ["linf", "l2"])
 class TestTheBooks:
-    RADII = {"linf": 6.0, "l2": 40.0}
-
     def attacked(self, norm, rows=slice(None), seed=0, queries=400):
         decide = Labels(classes=4, seed=3)
         images = np.random.default_rng(5).integers(0, 256, (16, *SHAPE)).astype(np.uint8)
@@ -119,7 +118,7 @@ class TestTheBooks:
             decide,
             images[rows],
             labels[rows],
-            ThreatModel(norm, self.RADII[norm]),
+            ThreatModel(norm, RADII[norm]),
             queries=queries,
             seed=seed,
             indices=np.arange(50, 66)[rows],
@@ -134,7 +133,7 @@ class TestTheBooks:
         assert outcome.queries.max() <= 400
         assert told == 16 * 400
         np.testing.assert_array_equal(decide(outcome.adversarial) == labels, outcome.survived)
-        assert (length(outcome.adversarial, images, norm) <= self.RADII[norm]).all()
+        assert (length(outcome.adversarial, images, norm) <= RADII[norm]).all()
         assert outcome.logits.shape == (16, 0)
         assert np.isnan(outcome.margin).all()
 
