@@ -1,5 +1,9 @@
 """Attacks on the 8-bit grid: bytes in and out, logits from the engine, directions from an attack graph or none."""
 
+from hardbit_deploy.attacks.apgd import apgd
+from hardbit_deploy.attacks.carlini_wagner import carlini_wagner
+from hardbit_deploy.attacks.deepfool import deepfool
+from hardbit_deploy.attacks.fab import fab
 from hardbit_deploy.attacks.fgsm import fgsm
 from hardbit_deploy.attacks.outcome import AttackOutcome, keeps_label, margins
 from hardbit_deploy.attacks.pgd import pgd, step_size_255
@@ -12,6 +16,10 @@ __all__ = [
     "AttackOutcome",
     "Norm",
     "ThreatModel",
+    "apgd",
+    "carlini_wagner",
+    "deepfool",
+    "fab",
     "fgsm",
     "keeps_label",
     "margins",

@@ -18,7 +18,17 @@ from numpy.typing import NDArray
 
 from hardbit_deploy.attacks.threat_model import ThreatModel
 
-__all__ = ["Iterates", "L2Iterates", "LinfIterates", "iterates_from", "rounded_inside_l2", "squared_norms"]
+__all__ = [
+    "L2_SLACK",
+    "Iterates",
+    "L2Iterates",
+    "LinfIterates",
+    "iterates_from",
+    "rounded_inside_l2",
+    "shrink_rows",
+    "squared_norms",
+    "unit_rows",
+]
 
 # Keeps positions inside an L2 ball whatever float32 makes of their norms: truncated to bytes they are inside exactly.
 L2_SLACK = 1 - 1e-4
@@ -99,17 +109,10 @@ class L2Iterates(Iterates):
         self._delta = start.reshape(shape).astype(np.float32) - self._image
 
     def step(self, gradient: NDArray[np.float32], size_255: float) -> None:
-        flat = gradient.reshape(self._delta.shape)
-        squares = squared_norms(flat)
-        if not np.isfinite(squares).all():
-            np.nan_to_num(flat, copy=False, nan=0, posinf=0, neginf=0)
-            squares = squared_norms(flat)
-        norm = np.sqrt(squares)
-        # Divide first: a gradient of 1e-30 has a norm, but its factor to the step size would not fit in float32.
-        flat /= np.where(norm > 0, norm, 1)[:, None].astype(np.float32)
+        flat = unit_rows(gradient.reshape(self._delta.shape))
         flat *= np.float32(size_255)
         self._delta += flat
-        _shrink_rows(self._delta, self._eps_255 * L2_SLACK)
+        shrink_rows(self._delta, self._eps_255 * L2_SLACK)
         np.maximum(self._delta, -self._image, out=self._delta)
         np.minimum(self._delta, 255 - self._image, out=self._delta)
         rounded = rounded_inside_l2(self._delta, self._eps_255)
@@ -162,7 +165,20 @@ def squared_norms(rows: NDArray[np.float32]) -> NDArray[np.float64]:
     return squares
 
 
-def _shrink_rows(delta: NDArray[np.float32], radius: float) -> None:
+def unit_rows(rows: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Rows (n, values) scaled to length one, in place; zero where they are, and where nothing in them is finite."""
+    squares = squared_norms(rows)
+    if not np.isfinite(squares).all():
+        np.nan_to_num(rows, copy=False, nan=0, posinf=0, neginf=0)
+        squares = squared_norms(rows)
+    norm = np.sqrt(squares)
+    # The norm of a row of 1e-30 is a number, but its factor to a step size would not fit in float32.
+    rows /= np.where(norm > 0, norm, 1)[:, None].astype(np.float32)
+    return rows
+
+
+def shrink_rows(delta: NDArray[np.float32], radius: float) -> None:
+    """Scale rows (n, values) that are longer than `radius` down to it, in place."""
     squares = squared_norms(delta)
     over = squares > radius**2
     if over.any():

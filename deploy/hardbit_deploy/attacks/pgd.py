@@ -8,6 +8,9 @@ Through the smooth surrogate the loss is taken at the engine's logits too, not a
 2-bit weights and activations 65.0 % of 400 images then survive both losses, against 69.3 %; from 3 bits on there is no
 difference.
 
+Losses other than the attack graph's two are objectives (see `objectives`): their derivatives by the engine's logits are
+pulled back through the graph.
+
 Where the attack graph has been seen to compute the engine's very bits (`same_bits`), its logits stand for the engine's
 within a climb, and one run does for two. The engine still decides: it confirms every fall, and judges the last iterate.
 Whoever sets `same_bits` compares the two again on what was found.
@@ -20,8 +23,10 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
+from hardbit_deploy.attacks.best_iterates import BestIterates
 from hardbit_deploy.attacks.iterates import iterates_from
-from hardbit_deploy.attacks.outcome import AttackOutcome, keeps_label, margins
+from hardbit_deploy.attacks.objectives import OBJECTIVES, Objective
+from hardbit_deploy.attacks.outcome import AttackOutcome, keeps_label
 from hardbit_deploy.attacks.random_start import random_start
 from hardbit_deploy.attacks.threat_model import ThreatModel
 from hardbit_deploy.engines.base import Engine, Gradient
@@ -30,6 +35,7 @@ from hardbit_deploy.suite import LOSSES, SMOOTH, STRAIGHT_THROUGH
 __all__ = ["pgd", "start_stream", "step_size_255"]
 
 _SMOOTH_STREAMS = 1 << 33
+_OBJECTIVE_STREAMS = 1 << 34
 STEP_FACTOR = 2.5  # steps can reach the far side of the ball and come back a little (Madry et al. 2018)
 
 
@@ -40,7 +46,10 @@ def step_size_255(threat_model: ThreatModel, steps: int) -> float:
 
 def start_stream(restart: int, loss: str, surrogate: str = STRAIGHT_THROUGH) -> int:
     """The random stream of a restart: no two climbs share starting points, so that their union covers more."""
-    return restart * len(LOSSES) + LOSSES.index(loss) + (_SMOOTH_STREAMS if surrogate == SMOOTH else 0)
+    apart = _SMOOTH_STREAMS if surrogate == SMOOTH else 0
+    if loss in LOSSES:
+        return restart * len(LOSSES) + LOSSES.index(loss) + apart
+    return _OBJECTIVE_STREAMS + restart * len(OBJECTIVES) + list(OBJECTIVES).index(loss) + apart
 
 
 def pgd(
@@ -53,6 +62,7 @@ def pgd(
     steps: int,
     restarts: int = 1,
     loss: str = "cross_entropy",
+    objective: Objective | None = None,
     surrogate: str = STRAIGHT_THROUGH,
     seed: int = 0,
     indices: NDArray[np.int64] | None = None,
@@ -63,19 +73,13 @@ def pgd(
 
     `indices` int64 (n,) are the images' places in their data set, which decide their random starts (default 0 to n-1);
     restarts are numbered from `first_restart`, so that one more can be added to an attack that was made before.
-    `surrogate` says which one `gradient` is of.
-    `same_bits` changes how fast the result is found, and nothing else where it is true.
+    `objective` takes the place of `loss`. `surrogate` says which one `gradient` is of.
+    `same_bits` changes how fast the result is found, and nothing else where it is true; an objective makes no use
+    of it.
     """
     count = len(images)
     places = np.arange(count, dtype=np.int64) if indices is None else indices
-    best = _Best(
-        AttackOutcome(
-            images.copy(),
-            np.ones(count, np.bool_),
-            np.zeros((count, engine.classes), np.float32),
-            np.full(count, np.inf, np.float32),
-        )
-    )
+    best = BestIterates(images, engine.classes)
     for restart in range(first_restart, first_restart + restarts):
         standing = np.flatnonzero(best.outcome.survived)
         flight = engine.images_in_flight or max(count, 1)
@@ -85,20 +89,30 @@ def pgd(
                 images[rows],
                 threat_model,
                 seed=seed,
-                stream=start_stream(restart, loss, surrogate),
+                stream=start_stream(restart, objective.name if objective else loss, surrogate),
                 indices=places[rows],
             )
-            step = _single_run(engine, gradient, loss) if same_bits else _two_runs(engine, gradient, loss)
+            step = _step(engine, gradient, loss, objective, same_bits)
             _climb(engine, step, images[rows], labels[rows], start, rows, threat_model, steps, best)
     return best.outcome
 
 
 # Logits of images with labels, and a function that gives the gradient of a choice of them.
 _Gradient = Callable[[NDArray[np.bool_]], NDArray[np.float32]]
+_GradientAt = Callable[[NDArray[np.uint8], NDArray[np.int64], NDArray[np.float32]], NDArray[np.float32]]
 _Step = Callable[[NDArray[np.uint8], NDArray[np.int64]], tuple[NDArray[np.float32], _Gradient]]
 
 
-def _two_runs(engine: Engine, gradient: Gradient, loss: str) -> _Step:
+def _step(engine: Engine, gradient: Gradient, loss: str, objective: Objective | None, same_bits: bool) -> _Step:
+    if objective is not None:
+        seeds = objective.seeds
+        return _two_runs(engine, lambda images, labels, logits: gradient.pullback(images, seeds(logits, labels)))
+    if same_bits:
+        return _single_run(engine, gradient, loss)
+    return _two_runs(engine, lambda images, labels, logits: gradient.gradient(images, labels, logits, loss))
+
+
+def _two_runs(engine: Engine, gradient_at: _GradientAt) -> _Step:
     """Logits of the engine, then a direction at them for those that still stand."""
 
     def step(images: NDArray[np.uint8], labels: NDArray[np.int64]) -> tuple[NDArray[np.float32], _Gradient]:
@@ -106,8 +120,8 @@ def _two_runs(engine: Engine, gradient: Gradient, loss: str) -> _Step:
 
         def direction(standing: NDArray[np.bool_]) -> NDArray[np.float32]:
             if standing.all():
-                return gradient.gradient(images, labels, logits, loss)
-            return gradient.gradient(images[standing], labels[standing], logits[standing], loss)
+                return gradient_at(images, labels, logits)
+            return gradient_at(images[standing], labels[standing], logits[standing])
 
         return logits, direction
 
@@ -136,7 +150,7 @@ def _climb(
     rows: NDArray[np.int64],
     threat_model: ThreatModel,
     steps: int,
-    best: _Best,
+    best: BestIterates,
 ) -> None:
     """One restart: `rows` says where each image belongs in `best`."""
     iterates = iterates_from(images, start, threat_model)
@@ -152,29 +166,3 @@ def _climb(
             iterates.keep(standing)
         iterates.step(gradient, size_255)
     best.judge(rows, iterates.bytes, engine.infer(iterates.bytes), labels)
-
-
-class _Best:
-    """The best iterate of every image so far, updated in place."""
-
-    def __init__(self, outcome: AttackOutcome) -> None:
-        self.outcome = outcome
-
-    def judge(
-        self,
-        rows: NDArray[np.int64],
-        images: NDArray[np.uint8],
-        logits: NDArray[np.float32],
-        labels: NDArray[np.int64],
-    ) -> NDArray[np.bool_]:
-        """Record iterates that are better than what is known of their rows; True for those that are still standing."""
-        outcome = self.outcome
-        margin = margins(logits, labels)
-        standing = keeps_label(logits, labels, margin)
-        better = ~standing | (margin < outcome.margin[rows])
-        places = rows[better]
-        outcome.adversarial[places] = images[better]
-        outcome.logits[places] = logits[better]
-        outcome.margin[places] = margin[better]
-        outcome.survived[rows[~standing]] = False
-        return standing
