@@ -19,6 +19,7 @@ from typing import Any, Protocol
 import numpy as np
 
 import hardbit_deploy
+from hardbit_deploy.agreement_search import agreement_row
 from hardbit_deploy.baseline import Baseline, load_baseline
 from hardbit_deploy.bundle import Bundle, load_bundle
 from hardbit_deploy.chunk_store import forget_chunks
@@ -109,6 +110,7 @@ def check(
         document["suite"] |= {"transfer": _sources(bundle)}
         document["alarms"] = accept_known(document["alarms"], promise.known_alarms)
         document["resumed_images"] = evaluation.resumed_images
+        document["agreement"] = [*document["agreement"], agreement_row(bundle, options.images, suite.seed, report)]
         if options.taps:
             document["taps"] = compare_bundle_layers(bundle, options.images, evaluation.examples, report).to_document()
         timings = _timings(bundle, options, report)
