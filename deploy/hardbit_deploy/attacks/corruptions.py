@@ -109,9 +109,7 @@ def _noise(
     drawn = np.empty(images.shape, np.float32)
     for row, generator in enumerate(generators(seed, _STREAM, indices)):
         generator.standard_normal(dtype=np.float32, out=drawn[row])
-    drawn *= np.float32(deviation_255)
-    drawn += images
-    return drawn
+    return np.asarray(images + np.float32(deviation_255) * drawn, np.float32)
 
 
 def _blur(pixels: NDArray[np.float32], deviation: float) -> NDArray[np.float32]:

@@ -13,7 +13,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from hardbit_deploy.attacks.iterates import L2_SLACK, rounded_inside_l2, squared_norms
+from hardbit_deploy.attacks.balls import ball_around
 from hardbit_deploy.attacks.outcome import AttackOutcome
 from hardbit_deploy.attacks.query_climb import Ascent, climb_by_queries
 from hardbit_deploy.attacks.threat_model import ThreatModel
@@ -79,43 +79,28 @@ class AdamAscent(Ascent):
     def __init__(self, images: NDArray[np.uint8], threat_model: ThreatModel, steps: int) -> None:
         del steps
         self.bytes = images.copy()
-        self._threat_model = threat_model
-        self._image = images.reshape(len(images), -1).astype(np.float32)
-        self._delta = np.zeros_like(self._image)
-        self._mean = np.zeros_like(self._image)
-        self._square = np.zeros_like(self._image)
+        self._ball = ball_around(images, threat_model)
+        self._size_255 = STEP_SHARE * threat_model.eps_255
+        self._position = np.zeros((len(images), math.prod(images.shape[1:])), np.float32)
+        self._mean, self._square = np.zeros_like(self._position), np.zeros_like(self._position)
         self._made = 0
 
     def step(self, estimate: NDArray[np.float32]) -> None:
-        flat = estimate.reshape(self._delta.shape)
+        slope = estimate.reshape(self._position.shape)
         self._made += 1
         first, second = _DECAYS
-        self._mean += np.float32(1 - first) * (flat - self._mean)
-        self._square += np.float32(1 - second) * (flat * flat - self._square)
+        self._mean += np.float32(1 - first) * (slope - self._mean)
+        self._square += np.float32(1 - second) * (slope * slope - self._square)
         spread = np.sqrt(self._square)
         move = np.divide(self._mean, spread, out=np.zeros_like(spread), where=spread > 0)
-        move *= np.float32(math.sqrt(1 - second**self._made) / (1 - first**self._made))
-        eps = self._threat_model.eps_255
-        if self._threat_model.norm == "linf":
-            radius = np.float32(min(math.floor(eps), 255))
-            self._delta += move * np.float32(STEP_SHARE * eps)
-            np.clip(self._delta, -radius, radius, out=self._delta)
-            np.clip(self._delta, -self._image, 255 - self._image, out=self._delta)
-            rounded = np.rint(self._delta)
+        if self._ball.norm == "l2":
+            move = self._ball.direction(move)
         else:
-            self._delta += move * _length(move, STEP_SHARE * eps)
-            self._delta *= np.minimum(_length(self._delta, eps * L2_SLACK), 1)
-            np.clip(self._delta, -self._image, 255 - self._image, out=self._delta)
-            rounded = rounded_inside_l2(self._delta, eps)
-        self.bytes = (self._image + rounded).astype(np.uint8).reshape(self.bytes.shape)
+            move *= np.float32(math.sqrt(1 - second**self._made) / (1 - first**self._made))
+        self._position += move * np.float32(self._size_255)
+        self._position = self._ball.project(self._position)
+        self.bytes = self._ball.shown_inside(self._position)
 
     def keep(self, chosen: NDArray[np.bool_]) -> None:
-        self.bytes, self._image, self._delta = self.bytes[chosen], self._image[chosen], self._delta[chosen]
+        self.bytes, self._ball, self._position = self.bytes[chosen], self._ball.of(chosen), self._position[chosen]
         self._mean, self._square = self._mean[chosen], self._square[chosen]
-
-
-def _length(rows: NDArray[np.float32], wanted: float) -> NDArray[np.float32]:
-    """Factors (n, 1) that give rows the wanted norm; 1 for rows of zeros."""
-    norms = np.sqrt(squared_norms(rows))[:, None]
-    factors: NDArray[np.float32] = np.where(norms > 0, wanted / np.where(norms > 0, norms, 1), 1).astype(np.float32)
-    return factors
