@@ -162,11 +162,18 @@ def _parameter_problems(
     scale: NDArray[Any],
     zero_point: NDArray[Any] | None,
 ) -> Iterator[Problem]:
-    """A weight (int8, two axes or more) or a bias (int32, one axis), per output channel: axis 0."""
+    """A weight (int8, two axes or more) or a bias (int32, one axis), per output channel: axis 0.
+
+    Imported weights that do not fit into int8 once their zero point is taken off are uint8, with one zero point for all
+    channels: every kernel that reads uint8 activations reads them too.
+    """
     expected = np.int32 if codes.ndim <= 1 else np.int8
-    if codes.dtype != expected:
+    raised = codes.ndim > 1 and zero_point is not None and codes.dtype == zero_point.dtype == np.uint8
+    if codes.dtype != expected and not raised:
         yield node.name, f"codes of shape {codes.shape} are {codes.dtype}", f"store them as {np.dtype(expected)}"
-    if zero_point is not None and np.any(zero_point):
+    if raised and zero_point is not None and np.any(zero_point != zero_point.flat[0]):
+        yield node.name, "each channel has a zero point of its own", "give uint8 weights one zero point"
+    if not raised and zero_point is not None and np.any(zero_point):
         yield node.name, "the zero point of a parameter is not 0", "quantize weights and biases symmetrically"
     if scale.size != 1 or scale.ndim:
         axis = attribute(node, "axis", 1)

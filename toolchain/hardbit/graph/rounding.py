@@ -64,7 +64,9 @@ def _largest_sum(graph: OnnxGraph, layer: QuantizedLayer) -> float:
         low = low if bounds[0] is None else int(bounds[0].item())
         high = high if bounds[1] is None else int(bounds[1].item())
     reach = max(abs(code - int(zero_point.item())) for code in (low, high))
-    sums = np.abs(weights.astype(np.float64)).reshape(len(weights), -1).sum(1) * reach
+    weight_zero = graph.operand(layer.weight, 2)
+    offset = 0.0 if weight_zero is None else float(weight_zero.flat[0])
+    sums = np.abs(weights.astype(np.float64) - offset).reshape(len(weights), -1).sum(1) * reach
     bias = graph.producer(layer.node.input[2]) if len(layer.node.input) > 2 and layer.node.input[2] else None
     codes = graph.operand(bias, 0) if bias is not None else None
     return float((sums + (0.0 if codes is None else np.abs(codes.astype(np.float64)))).max())

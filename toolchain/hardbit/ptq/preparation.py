@@ -16,7 +16,7 @@ from hardbit.graph.onnx_graph import OnnxGraph, attribute
 from hardbit.graph.passes import RemoveIdentities, StripInitializerInputs, run_passes
 from hardbit.ptq.tensor_shapes import Shape, tensor_shapes
 
-__all__ = ["prepare"]
+__all__ = ["matmul_as_gemm", "prepare", "with_initializers"]
 
 
 def prepare(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -56,24 +56,32 @@ def with_initializers(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _rows_for_matmul(graph: OnnxGraph, node: onnx.NodeProto, shapes: dict[str, Shape]) -> None:
-    """MatMul(x, W) with a constant W (inputs, outputs) becomes Gemm; of more than two axes by way of Reshape."""
+    """MatMul(x, W) with a constant W (inputs, outputs) becomes Gemm."""
     weights = graph.operand(node, 1) if node.op_type == "MatMul" else None
-    shape = shapes.get(node.input[0]) if weights is not None else None
-    if weights is None or weights.ndim != 2 or shape is None or len(shape) < 2 or None in shape[1:]:
-        return
+    if weights is not None and weights.ndim == 2:
+        matmul_as_gemm(graph, node, shapes.get(node.input[0]), weights.shape[1])
+
+
+def matmul_as_gemm(graph: OnnxGraph, node: onnx.NodeProto, shape: Shape | None, outputs: int) -> onnx.NodeProto | None:
+    """Put a Gemm with the same two operands in the place of a MatMul by a matrix of so many `outputs`; where x, of
+    `shape`, has more than two axes, its rows go in by a Reshape and come out by another. None where `shape` is unknown.
+    """
+    if shape is None or len(shape) < 2 or None in shape[1:]:
+        return None
     source, result = node.input[0], node.output[0]
     gemm = helper.make_node("Gemm", [source, node.input[1]], [result], name=node.name)
     graph.insert_before(node, gemm)
     graph.remove(node)
     if len(shape) == 2:
-        return
-    rows = graph.add_constant(f"{node.name}.rows.shape", np.array([-1, weights.shape[0]], np.int64))
-    back = graph.add_constant(f"{node.name}.shape", np.array([-1, *shape[1:-1], weights.shape[1]], np.int64))
+        return gemm
+    rows = graph.add_constant(f"{node.name}.rows.shape", np.array([-1, shape[-1]], np.int64))
+    back = graph.add_constant(f"{node.name}.shape", np.array([-1, *shape[1:-1], outputs], np.int64))
     flat, product = graph.unused_name(f"{node.name}.rows"), graph.unused_name(f"{node.name}.product")
     graph.insert_before(gemm, _reshape(graph, source, rows, flat, f"{node.name}.to_rows"))
     graph.set_input(gemm, 0, flat)
     graph.set_output(gemm, product)
     graph.insert_after(gemm, _reshape(graph, product, back, result, f"{node.name}.from_rows"))
+    return gemm
 
 
 def _reshape(graph: OnnxGraph, source: str, shape: str, target: str, name: str) -> onnx.NodeProto:

@@ -32,7 +32,7 @@ from hardbit.graph.passes import (
 from hardbit.graph.quantized_layers import LAYER_OPERATORS, dequantizer_of, quantized_layers
 from hardbit_deploy.errors import HardbitError
 
-__all__ = ["PASSES", "PREPARATION", "check_executable", "lower"]
+__all__ = ["PASSES", "PREPARATION", "Problem", "check_executable", "execution_problems", "lower"]
 
 PREPARATION: tuple[Pass, ...] = (StripInitializerInputs(), RemoveIdentities())
 PASSES: tuple[Pass, ...] = (
@@ -75,14 +75,18 @@ def check_executable(graph: OnnxGraph) -> None:
 
     `graph` is canonical and free of Identity nodes.
     """
-    for where, message, remedy in _problems(graph):
+    for where, message, remedy in execution_problems(graph):
         raise HardbitError(message, where=where, remedy=remedy)
 
 
 Problem = tuple[str, str, str]
 
 
-def _problems(graph: OnnxGraph) -> Iterator[Problem]:
+def execution_problems(graph: OnnxGraph) -> Iterator[Problem]:
+    """(node, message, remedy) of each thing that `check_executable` refuses.
+
+    A quantized network that is taken as it is has these nodes declared float, with the message as reason.
+    """
     layers = {layer.node.name for layer in quantized_layers(graph)}
     for node in graph.nodes:
         if float_reason(node) is not None:
