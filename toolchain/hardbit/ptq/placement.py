@@ -21,6 +21,7 @@ from hardbit.ptq.tensor_shapes import Shape
 
 __all__ = ["Placement", "QuantizedTensor", "place"]
 
+_LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 _POOLS = ("AveragePool", "GlobalAveragePool")
 _PICKS = frozenset(
     ["DepthToSpace", "Expand", "Gather", "GlobalMaxPool", "Pad", "Slice", "SpaceToDepth", "Squeeze", "Unsqueeze"]
@@ -72,7 +73,8 @@ class _Placer:
         self.before_sign = _tensors_before_signs(graph)
         self.layers = [node for node in graph.nodes if self._is_integer_layer(node)]
         self.sums = [node for node in graph.nodes if self._is_integer_sum(node)]
-        self.with_layers_before = _reached(graph, {node.output[0] for node in self.layers})
+        heavy = [node for node in graph.nodes if node.op_type in _LAYERS]
+        self.with_layers_before = _reached(graph, {node.output[0] for node in heavy})
         self.wanted: dict[str, None] = {}
 
     def placement(self) -> Placement:
@@ -156,18 +158,30 @@ class _Placer:
         limits = None if clip is None else _limits(self.graph, clip)
         of_pixels = name not in self.with_layers_before
         operator = "" if producer is None else producer.op_type
-        like = None
-        if producer is not None and operator in _PICKS and (root := self._root(producer.input[0])) in self.wanted:
-            like = root
         return QuantizedTensor(
             name,
             tuple(node.name for node in readers),
             of_pixels=of_pixels,
             wide=of_pixels or operator in _POOLS,
             signs=operator == "Sign",
-            like=like,
+            like=self._picked_from(name),
             limits=limits or (-np.inf, np.inf),
         )
+
+    def _picked_from(self, tensor: str) -> str | None:
+        """The quantized tensor whose values, or zeros, `tensor` holds by way of operators that pick."""
+        node, picked = self.graph.producer(tensor), False
+        while node is not None and (node.op_type in VALUE_MOVING or self._picks(node)):
+            picked = picked or node.op_type in _PICKS
+            tensor = node.input[0]
+            if tensor in self.wanted and tensor not in self.before_sign:
+                return tensor if picked else None
+            node = self.graph.producer(tensor)
+        return None
+
+    def _picks(self, node: onnx.NodeProto) -> bool:
+        filling = self.graph.operand(node, 2) if node.op_type == "Pad" else None
+        return node.op_type in _PICKS and (filling is None or not filling.any())
 
     def _float_reason(self, node: onnx.NodeProto) -> str | None:
         operator = node.op_type
