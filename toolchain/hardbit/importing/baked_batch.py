@@ -1,0 +1,135 @@
+"""Where a network exported for one image has that one written into it, and how it reads for any number.
+
+The batch is followed by inferring all shapes for one image and for several: the axis that differs holds it. Behind the
+first shape that forgets the batch the network is wrong, so places are mended one after the other, in graph order.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import onnx
+
+from hardbit.graph.onnx_graph import OnnxGraph, attribute
+from hardbit.importing.image_input import ImageInput
+from hardbit.importing.shape_arithmetic import repeated_for_each_image
+
+__all__ = ["rewrite_baked_batch"]
+
+_MANY = 7  # images: a number that no axis of a network is a multiple of by chance, and if it is, nothing is rewritten
+Shapes = dict[str, tuple[int, ...]]
+
+
+def rewrite_baked_batch(model: onnx.ModelProto, image: ImageInput) -> tuple[onnx.ModelProto, list[str]]:
+    """A copy with every place mended that can be, and the names of those nodes. All shapes in `model` are constants."""
+    graph, places = OnnxGraph(model), []
+    for _ in range(2 * len(graph.nodes)):
+        place = _mend_first(graph, image)
+        if place is None:
+            break
+        places.append(place)
+    return graph.to_model(), places
+
+
+def _mend_first(graph: OnnxGraph, image: ImageInput) -> str | None:
+    """Mend the first place that forgets the batch; its node's name, or None where there is none."""
+    one, many = (_shapes(graph.to_model(), image, count) for count in (1, _MANY))
+    for node in graph.nodes:
+        axis = _batch_axis(node.input[0], one, many) if node.input else None
+        if node.op_type == "Concat" and _mend_concat(graph, node, image, one, many):
+            return node.name
+        if axis is None:
+            continue
+        if node.op_type == "Reshape" and _mend_reshape(graph, node, axis, one, many):
+            return node.name
+        if node.op_type == "Resize" and _mend_resize(graph, node, axis, one):
+            return node.name
+        if node.op_type == "Expand" and _mend_expand(graph, node, axis, one):
+            return node.name
+    return None
+
+
+def _shapes(model: onnx.ModelProto, image: ImageInput, count: int) -> Shapes:
+    sized = onnx.ModelProto()
+    sized.CopyFrom(model)
+    kind = sized.graph.input[0].type.tensor_type.elem_type
+    sized.graph.input[0].CopyFrom(onnx.helper.make_tensor_value_info(image.name, kind, [count, *image.sizes]))
+    inferred = onnx.shape_inference.infer_shapes(sized, data_prop=True).graph
+    found: Shapes = {tensor.name: tuple(tensor.dims) for tensor in inferred.initializer}
+    for value in (*inferred.value_info, *inferred.input, *inferred.output):
+        sizes = value.type.tensor_type.shape.dim
+        if value.type.tensor_type.HasField("shape") and all(size.HasField("dim_value") for size in sizes):
+            found[value.name] = tuple(size.dim_value for size in sizes)
+    return found
+
+
+def _batch_axis(tensor: str, one: Shapes, many: Shapes) -> int | None:
+    """The one axis of `tensor` that is longer for more images."""
+    if tensor not in one or tensor not in many or len(one[tensor]) != len(many[tensor]):
+        return None
+    axes = [axis for axis, (a, b) in enumerate(zip(one[tensor], many[tensor], strict=True)) if b == a * _MANY != a]
+    return axes[0] if len(axes) == 1 else None
+
+
+def _mend_reshape(graph: OnnxGraph, node: onnx.NodeProto, axis: int, one: Shapes, many: Shapes) -> bool:
+    """-1 where the batch goes: before it stands as much as before it in the input, and best is an axis of one."""
+    output = node.output[0]
+    given = graph.operand(node, 1)
+    if given is None or output not in one:
+        return False
+    before, sizes = math.prod(one[node.input[0]][:axis]), one[output]
+    fitting = [place for place in range(len(sizes)) if math.prod(sizes[:place]) == before]
+    if not fitting:
+        return False
+    place = next((place for place in fitting if sizes[place] == 1), fitting[0])
+    if _batch_axis(output, one, many) == place:
+        return False
+    target = np.array(sizes, np.int64)
+    target[place] = -1
+    if np.array_equal(target, given):
+        return False
+    graph.set_input(node, 1, graph.add_constant(f"{node.name}.sizes", target))
+    for entry in [entry for entry in node.attribute if entry.name == "allowzero"]:
+        node.attribute.remove(entry)
+    return True
+
+
+def _mend_resize(graph: OnnxGraph, node: onnx.NodeProto, axis: int, one: Shapes) -> bool:
+    """Sizes of all axes become sizes of the others."""
+    sizes, shape = graph.operand(node, 3), one.get(node.input[0], ())
+    if sizes is None or attribute(node, "axes", None) is not None or len(sizes) != len(shape) or axis != 0:
+        return False
+    factors = np.array([1.0, *(float(size) / own for size, own in zip(sizes[1:], shape[1:], strict=True))], np.float32)
+    if not np.array_equal(np.floor(np.array(shape[1:]) * factors[1:]).astype(np.int64), sizes[1:]):
+        return False
+    graph.set_input(node, 2, graph.add_constant(f"{node.name}.factors", factors))
+    del node.input[3]
+    graph.prune()
+    return True
+
+
+def _mend_expand(graph: OnnxGraph, node: onnx.NodeProto, axis: int, one: Shapes) -> bool:
+    """Expand takes 1 for "as it is", so a batch of 1 disturbs nothing; an Expand to the shape that is there does."""
+    target = graph.operand(node, 1)
+    shape = one.get(node.input[0], ())
+    if target is None or len(target) != len(shape) or target[axis] == 1 or axis != 0:
+        return False
+    free = target.copy()
+    free[axis] = 1
+    graph.set_input(node, 1, graph.add_constant(f"{node.name}.sizes", free))
+    return True
+
+
+def _mend_concat(graph: OnnxGraph, node: onnx.NodeProto, image: ImageInput, one: Shapes, many: Shapes) -> bool:
+    """A constant beside what the images make, such as a class token, is repeated for every image."""
+    axes = {name: _batch_axis(name, one, many) for name in node.input}
+    if 0 not in axes.values() or attribute(node, "axis", 0) == 0:
+        return False
+    baked = [name for name in node.input if graph.is_constant(name) and one.get(name, ())[:1] == (1,)]
+    if not baked:
+        return False
+    for name in baked:
+        repeated = repeated_for_each_image(graph, name, image.name, f"{node.name}.{name}", node)
+        graph.replace_uses(name, repeated, [node])
+    return True
