@@ -11,11 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hardbit_deploy.attacks import ThreatModel, margins
-from hardbit_deploy.attacks.nes import DEVIATION_255, gaussian, nes
-from hardbit_deploy.attacks.query_climb import estimated_direction, queries_of_climb
+from hardbit_deploy.attacks.nes import gaussian, nes
+from hardbit_deploy.attacks.query_climb import estimated_direction, probe_size_255, queries_of_climb
 from hardbit_deploy.attacks.random_search import random_search
 from hardbit_deploy.attacks.random_start import random_end
-from hardbit_deploy.attacks.spsa import PROBE_255, signs, spsa
+from hardbit_deploy.attacks.spsa import signs, spsa
 from hardbit_deploy.engines import Target
 from linear_examples import LinearEngine, linear_logits, linear_target
 
@@ -58,7 +58,7 @@ class TestEstimates:
         image = images_of(1, low=64, high=192)[0]
         expected = math.sqrt(samples / (samples + 144))
         found = [
-            cosine(estimated_direction(target.engine, image, np.int64(0), draw(generator, samples, 144)), truth)
+            cosine(estimated_direction(target.engine, image, np.int64(0), draw(generator, (samples, 144), 3.0)), truth)
             for generator in (np.random.default_rng(seed) for seed in range(8))
         ]
         assert abs(np.mean(found) - expected) < 0.07
@@ -78,12 +78,12 @@ class TestEstimates:
         hidden = inner @ ((image.reshape(-1) - 128.0) / 256)
         truth = (outer[1] - outer[0]) * (1 - np.tanh(hidden) ** 2) @ inner
         engine = Curved(np.zeros((2, 144), np.float32), SHAPE).activate()
-        offsets = draw(np.random.default_rng(0), 3000, 144)
+        offsets = draw(np.random.default_rng(0), (3000, 144), 3.0)
         assert cosine(estimated_direction(engine, image, np.int64(0), offsets), truth) > 0.95
 
     @pytest.mark.parametrize("scale", [1e-30, 1e-6, 1e30])
     def test_are_free_of_the_logits_scale(self, scale):
-        image, offsets = images_of(1)[0], signs(np.random.default_rng(0), 20, 144)
+        image, offsets = images_of(1)[0], signs(np.random.default_rng(0), (20, 144), 3.0)
         usual, scaled = (
             estimated_direction(linear_target(2, SHAPE, seed=1, scale=s).engine, image, np.int64(0), offsets)
             for s in (1.0, scale)
@@ -91,18 +91,33 @@ class TestEstimates:
         np.testing.assert_allclose(scaled, usual, rtol=1e-4, atol=1e-3)
 
     def test_what_says_nothing_is_zero(self):
-        image, offsets = images_of(1)[0], signs(np.random.default_rng(0), 20, 144)
+        image, offsets = images_of(1)[0], signs(np.random.default_rng(0), (20, 144), 3.0)
         for weights in (np.zeros((2, 144)), np.full((2, 144), np.nan)):
             engine = LinearEngine(weights.astype(np.float32), SHAPE).activate()
             assert not estimated_direction(engine, image, np.int64(0), offsets).any()
 
     def test_offsets_are_what_they_are_named_after(self):
-        drawn = signs(np.random.default_rng(0), 500, 33)
-        assert set(np.unique(drawn)) == {-PROBE_255, PROBE_255}
-        assert np.abs(drawn.mean(axis=0)).max() < 5 * PROBE_255 / math.sqrt(500)
-        normal = gaussian(np.random.default_rng(0), 500, 33)
+        drawn = signs(np.random.default_rng(0), (500, 33), 3.4)
+        assert set(np.unique(drawn)) == {-3, 3}
+        assert np.abs(drawn.mean(axis=0)).max() < 5 * 3 / math.sqrt(500)
+        normal = gaussian(np.random.default_rng(0), (500, 33), 3.4)
         assert normal.dtype == np.int16
-        assert abs(normal.std() - math.hypot(DEVIATION_255, math.sqrt(1 / 12))) < 0.05 * DEVIATION_255
+        assert abs(normal.std() / math.hypot(3.4, math.sqrt(1 / 12)) - 1) < 0.02
+
+    def test_probes_are_of_the_size_of_the_ball_and_of_two_grey_levels_at_least(self):
+        assert probe_size_255(ThreatModel("linf", 25.0), 784) == 12.5
+        assert probe_size_255(ThreatModel("linf", 1.0), 784) == 2
+        assert probe_size_255(ThreatModel("l2", 382.5), 900) == 12.75
+        assert probe_size_255(ThreatModel("l2", 1e6), 900) == 255
+        target = linear_target(classes=2, input_shape=SHAPE)
+        target.engine.bias = np.array([1000, 0], np.float32)
+        image = images_of(1, low=100, high=156)
+        for attack in (spsa, nes):
+            target.engine.seen.clear()
+            attack(target.engine, image, np.zeros(1, np.int64), ThreatModel("l2", 120.0), steps=1, samples=64)
+            (probes,) = (batch for batch in target.engine.seen if len(batch) == 128)
+            lengths = length(probes, np.repeat(image, 128, axis=0), "l2")
+            assert np.abs(lengths / 120 - 1).mean() < 0.1
 
 
 class TestLinearClassifiers:

@@ -95,7 +95,7 @@ def quantization_table(quality: int, *, chrominance: bool = False) -> NDArray[np
     """Steps of the 64 coefficients, float32 (8, 8), at a quality from 1 to 100 (Independent JPEG Group's rule)."""
     percent = 5000 // quality if quality < 50 else 200 - 2 * quality
     base = np.array(_CHROMINANCE if chrominance else _LUMINANCE)
-    return np.clip((base * percent + 50) // 100, 1, 255).astype(np.float32)
+    return np.asarray(np.clip((base * percent + 50) // 100, 1, 255), np.float32)
 
 
 def _bytes(pixels: NDArray[np.float32]) -> NDArray[np.uint8]:

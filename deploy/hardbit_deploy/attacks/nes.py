@@ -1,8 +1,8 @@
 """NES (Ilyas et al. 2018): Gaussian offsets in opposite pairs, and PGD along the estimate with momentum.
 
-Offsets have a standard deviation of `DEVIATION_255` grey levels and are rounded to whole ones, since an engine answers
-about bytes; what was really asked is what weighs. (The authors' 0.001 of the range, a quarter of a grey level, would
-round to nothing.) Steps are PGD's: 2.5 eps / k, signs in L-inf, the estimate's direction in L2.
+Offsets are rounded to whole grey levels, since an engine answers about bytes; what was really asked is what weighs. How
+large they are `query_climb` says: the authors' 0.001 of the range, a quarter of a grey level, would round to nothing.
+Steps are PGD's: 2.5 eps / k, signs in L-inf, the estimate's direction in L2.
 """
 
 from __future__ import annotations
@@ -22,7 +22,6 @@ from hardbit_deploy.engines.base import Engine
 __all__ = ["SAMPLES", "nes"]
 
 SAMPLES = 64  # pairs of queries in each step
-DEVIATION_255 = 3.0
 MOMENTUM = 0.9
 _STREAM = 2 << 40  # apart from those of other attacks
 
@@ -63,10 +62,10 @@ def nes(
     )
 
 
-def gaussian(generator: np.random.Generator, samples: int, values: int) -> NDArray[np.int16]:
-    """Normal offsets of standard deviation `DEVIATION_255`, rounded, int16 (samples, values)."""
-    drawn = generator.standard_normal((samples, values), dtype=np.float32)
-    drawn *= np.float32(DEVIATION_255)
+def gaussian(generator: np.random.Generator, shape: tuple[int, int], probe_255: float) -> NDArray[np.int16]:
+    """Normal offsets of standard deviation `probe_255`, rounded, int16 of `shape` (samples, values)."""
+    drawn = generator.standard_normal(shape, dtype=np.float32)
+    drawn *= np.float32(probe_255)
     rounded: NDArray[np.int16] = np.rint(drawn, out=drawn).astype(np.int16)
     return rounded
 

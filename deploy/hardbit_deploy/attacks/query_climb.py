@@ -6,6 +6,11 @@ falls. Pixels at an end of the byte range move one way only, and count with the 
 lie outside of the ball, as the papers have it: they show where to go, and are no candidates. Every iterate is one, and
 is judged on its bytes.
 
+Probes are half of eps away from an image in L-inf and about eps in L2, and two grey levels in every value at least. An
+engine of few bits answers smaller ones with the very same logits: of 60 images that a Fashion-MNIST CNN W2A2 got right,
+67 % survived SPSA with probes of 3 grey levels, 57 % with 6 and 43 % with 12 (eps 25/255); of 100 on one of W4A4 it was
+88, 84 and 83 %; at 8 bits and in float there is no difference.
+
 Weights are divided by the largest of a step, which makes an estimate free of the logits' scale. Where the margin is
 the same at both points of every pair, an estimate is zero.
 
@@ -27,11 +32,12 @@ from hardbit_deploy.attacks.randomness import generators
 from hardbit_deploy.attacks.threat_model import ThreatModel
 from hardbit_deploy.engines.base import Engine
 
-__all__ = ["Ascent", "Draw", "climb_by_queries", "estimated_direction", "queries_of_climb"]
+__all__ = ["Ascent", "Draw", "climb_by_queries", "estimated_direction", "probe_size_255", "queries_of_climb"]
 
 Report = Callable[[int], None]
-# Offsets int16 (samples, values), in grey levels.
-Draw = Callable[[np.random.Generator, int, int], NDArray[np.int16]]
+# Offsets int16 (samples, values) of a given root mean square, in grey levels.
+Draw = Callable[[np.random.Generator, tuple[int, int], float], NDArray[np.int16]]
+_LEAST_PROBE_255 = 2.0
 
 
 class Ascent(ABC):
@@ -51,6 +57,12 @@ class Ascent(ABC):
 def queries_of_climb(steps: int, samples: int) -> int:
     """Queries of an image that does not fall: every step asks about it, and twice for every sample, and one is last."""
     return steps * (2 * samples + 1) + 1
+
+
+def probe_size_255(threat_model: ThreatModel, values: int) -> float:
+    """How far probes move each of an image's values, as a root mean square, in grey levels."""
+    in_each = threat_model.eps_255 / (2 if threat_model.norm == "linf" else math.sqrt(values))
+    return min(max(in_each, _LEAST_PROBE_255), 255.0)
 
 
 def climb_by_queries(
@@ -76,6 +88,8 @@ def climb_by_queries(
     count = len(images)
     places = np.arange(count, dtype=np.int64) if indices is None else indices
     best = BestPoints(images, labels, engine.classes)
+    shape = samples, math.prod(images.shape[1:])
+    probe_255 = probe_size_255(threat_model, shape[1])
     flight = engine.images_in_flight or max(count, 1)
     for first in range(0, count, flight):
         rows = np.arange(first, min(first + flight, count))
@@ -90,7 +104,7 @@ def climb_by_queries(
                 break
             estimates = np.empty(climbers.bytes.shape, np.float32)
             for place, generator in enumerate(generators(seed, stream + step, places[rows])):
-                offsets = draw(generator, samples, math.prod(images.shape[1:]))
+                offsets = draw(generator, shape, probe_255)
                 estimates[place] = estimated_direction(engine, climbers.bytes[place], labels[rows[place]], offsets)
             best.count(rows, 2 * samples)
             climbers.step(estimates)

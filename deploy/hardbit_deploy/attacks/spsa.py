@@ -1,7 +1,7 @@
 """SPSA (Spall 1992; as an attack Uesato et al. 2018): signs along which all pixels move at once, and Adam.
 
-Offsets are plus or minus `PROBE_255` grey levels in every value (Uesato et al. take 0.01 of the range; a byte moves by
-whole levels). Steps are those of Adam (Kingma & Ba 2015) without its constant in the denominator, which would give the
+Offsets are one number of grey levels in every value, up or down; `query_climb` says how many (Uesato et al. take 0.01
+of the range). Steps are those of Adam (Kingma & Ba 2015) without its constant in the denominator, which would give the
 logits' scale a meaning.
 """
 
@@ -22,7 +22,6 @@ from hardbit_deploy.engines.base import Engine
 __all__ = ["SAMPLES", "spsa"]
 
 SAMPLES = 64  # pairs of queries in each step
-PROBE_255 = 3
 STEP_SHARE = 0.3  # of eps: Uesato et al. move by 0.01 in a ball of 8/255
 _DECAYS = 0.9, 0.999  # of Adam's two averages
 _STREAM = 1 << 40  # apart from those of other attacks
@@ -64,12 +63,14 @@ def spsa(
     )
 
 
-def signs(generator: np.random.Generator, samples: int, values: int) -> NDArray[np.int16]:
-    """Offsets of plus or minus `PROBE_255`, int16 (samples, values)."""
+def signs(generator: np.random.Generator, shape: tuple[int, int], probe_255: float) -> NDArray[np.int16]:
+    """Offsets of plus or minus `probe_255`, rounded, int16 of `shape` (samples, values)."""
+    samples, values = shape
     words = np.frombuffer(generator.bytes(samples * -(-values // 8)), np.uint8).reshape(samples, -1)
     offsets = np.unpackbits(words, axis=1, count=values).astype(np.int16)
-    offsets *= 2 * PROBE_255
-    offsets -= PROBE_255
+    size = round(probe_255)
+    offsets *= 2 * size
+    offsets -= size
     return offsets
 
 
