@@ -306,8 +306,8 @@ def with_operator(operator, **options):
 
 
 def test_an_operator_without_a_rule_is_refused_by_name():
-    with pytest.raises(UnsupportedOperator, match=r"relu1.*HardSwish.*supported are Add, AveragePool") as raised:
-        build_attack_graph(with_operator("HardSwish"))
+    with pytest.raises(UnsupportedOperator, match=r"relu1.*Sinh.*supported are Abs, Add, AveragePool") as raised:
+        build_attack_graph(with_operator("Sinh"))
     assert isinstance(raised.value, HardbitError)
     assert raised.value.exit_code == 64
 
@@ -322,18 +322,23 @@ def test_an_operator_of_a_foreign_domain_is_refused_even_under_a_known_name():
 
 def test_an_operator_beside_the_path_to_the_logits_needs_no_rule():
     model = plain_cnn(4)
-    model.graph.node.append(helper.make_node("HardSwish", ["conv1.out"], ["elsewhere"], name="elsewhere"))
+    model.graph.node.append(helper.make_node("Sinh", ["conv1.out"], ["elsewhere"], name="elsewhere"))
     feeds = feeds_for(model, 2)
     expected = run(build_attack_graph(plain_cnn(4)), feeds)
     np.testing.assert_array_equal(run(build_attack_graph(model), feeds)["gradient"], expected["gradient"])
 
 
+DYNAMIC = helper.make_node("DynamicQuantizeLinear", ["x"], ["y", "s", "z"], name="odd")
 REFUSED = {
-    "a pool that rounds its size up": (
+    "a pool of a window that lies outside": (
         "AveragePool",
-        helper.make_node("AveragePool", ["x"], ["y"], name="odd", kernel_shape=[2, 2], ceil_mode=1),
+        helper.make_node(
+            "AveragePool", ["x"], ["y"], name="odd", kernel_shape=[2, 2], strides=[3, 3], pads=[1] * 4, ceil_mode=1
+        ),
         {},
     ),
+    "a scale of all images": ("DynamicQuantizeLinear", DYNAMIC, {}),
+    "a step": ("Greater", helper.make_node("Greater", ["x", "s"], ["y"], name="odd"), {"s": np.float32(0)}),
     "weights that depend on the image": ("Conv", helper.make_node("Conv", ["x", "x"], ["y"], name="odd"), {}),
     "a cast to integers": ("Cast", helper.make_node("Cast", ["x"], ["y"], name="odd", to=TensorProto.INT32), {}),
     "a scale that is not positive": (
@@ -348,6 +353,7 @@ REFUSED = {
 def test_what_a_rule_does_not_cover_is_refused_with_the_name_of_the_node(case):
     operator, node, constants = REFUSED[case]
     types = {"Cast": TensorProto.INT32, "QuantizeLinear": TensorProto.UINT8}
+    types |= {"DynamicQuantizeLinear": TensorProto.UINT8, "Greater": TensorProto.BOOL}
     graph = helper.make_graph(
         [node],
         "odd",

@@ -25,12 +25,14 @@ from typing import Literal, get_args
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from hardbit.graph.gradient.forward import MOVES_VALUES, forward_from_bytes
+from hardbit.graph.gradient.forward import forward_from_bytes
+from hardbit.graph.gradient.later_operators import in_opset_18
 from hardbit.graph.gradient.losses import weighted_losses
 from hardbit.graph.gradient.primal import Shape, index_graph
+from hardbit.graph.gradient.quantization import MOVES_VALUES
 from hardbit.graph.gradient.rules import RULES
 from hardbit.graph.gradient.surrogates import relax_activations
-from hardbit.graph.gradient.tape import OPSET, PREFIX, Cotangent, Tape, sweep
+from hardbit.graph.gradient.tape import OPSET, PREFIX, Cotangent, StraightThrough, Tape, sweep
 from hardbit_deploy.errors import HardbitError
 
 __all__ = ["Masks", "Surrogate", "build_attack_graph", "differentiate"]
@@ -45,20 +47,24 @@ Surrogate = Literal["straight-through", "smooth"]
 
 
 def build_attack_graph(
-    canonical: onnx.ModelProto, *, masks: Masks = "auto", surrogate: Surrogate = "straight-through"
+    canonical: onnx.ModelProto,
+    *,
+    masks: Masks = "auto",
+    surrogate: Surrogate = "straight-through",
+    straight_through: StraightThrough = "clipped",
 ) -> onnx.ModelProto:
     """The attack graph of a classifier with one float32 image input and one output of logits (batch, classes).
 
     `masks="exact"` takes the clipping masks of all quantizers from float values; "auto" takes those of quantizers with
     256 levels and more from their integer codes, which lets the forward pass run in integers (see `quantization`).
     `surrogate="smooth"` differentiates the network whose activations below 8 bits are clipped and not rounded (see
-    `surrogates`); inputs and outputs are the same. Raises UnsupportedOperator naming the node that has no gradient
-    rule.
+    `surrogates`); inputs and outputs are the same. `straight_through` is what stands for the derivative of a Sign:
+    "clipped" passes where the magnitude is at most 1, "identity" everywhere (see `rounding`). Raises
+    UnsupportedOperator naming the node that has no gradient rule.
     """
-    require_opset(canonical)
-    if surrogate not in get_args(Surrogate):
-        known = ", ".join(get_args(Surrogate))
-        raise HardbitError(f"there is no surrogate '{surrogate}'", where="surrogate", remedy=f"known: {known}")
+    require_choice("surrogate", surrogate, get_args(Surrogate))
+    require_choice("straight_through", straight_through, get_args(StraightThrough))
+    canonical = in_opset_18(canonical)
     network = relax_activations(canonical) if surrogate == "smooth" else canonical
     model, pixels = forward_from_bytes(with_free_names(network))
     graph = index_graph(model)
@@ -66,7 +72,7 @@ def build_attack_graph(
         raise HardbitError("an attack needs a classifier: one output of shape (batch, classes)", where="graph outputs")
     logits = graph.outputs[0]
     classes = int(graph.shape(logits)[1] or 0)
-    tape = Tape(graph, exact=masks == "exact")
+    tape = Tape(graph, exact=masks == "exact", straight_through=straight_through)
     judged = tape.emit("Where", ["own_logits", logits, "engine_logits"])
     losses = weighted_losses(tape, judged, "onehot", "loss_weights")
     seed = tape.emit("Add", [losses.seed, "seed"])
@@ -87,15 +93,28 @@ def build_attack_graph(
     return finish(tape, inputs, outputs, "attack")
 
 
-def differentiate(model: onnx.ModelProto, output: str, wrt: str, *, masks: Masks = "exact") -> onnx.ModelProto:
+def require_choice(name: str, value: str, known: tuple[str, ...]) -> None:
+    if value not in known:
+        raise HardbitError(
+            f"there is no {name.replace('_', '-')} '{value}'", where=name, remedy=f"known: {', '.join(known)}"
+        )
+
+
+def differentiate(
+    model: onnx.ModelProto,
+    output: str,
+    wrt: str,
+    *,
+    masks: Masks = "exact",
+    straight_through: StraightThrough = "clipped",
+) -> onnx.ModelProto:
     """The vector-Jacobian product of one tensor by another as a model.
 
     It has the inputs of `model` and `grad_output`, of the shape of `output`; its outputs are `gradient`, of the shape
     of the tensor `wrt`, and `output` itself.
     """
-    require_opset(model)
-    graph = index_graph(model)
-    tape = Tape(graph, exact=masks == "exact")
+    graph = index_graph(in_opset_18(model))
+    tape = Tape(graph, exact=masks == "exact", straight_through=straight_through)
     gradient = sweep(tape, RULES, {output: Cotangent("grad_output")}, wrt)
     inputs = {name: (graph.dtypes[name], graph.shape(name)) for name in graph.inputs}
     inputs["grad_output"] = (TensorProto.FLOAT, graph.shape(output))
@@ -118,16 +137,6 @@ def with_free_names(canonical: onnx.ModelProto) -> onnx.ModelProto:
     for value in [*model.graph.input, *model.graph.output, *model.graph.initializer]:
         value.name = names.get(value.name, value.name)
     return model
-
-
-def require_opset(model: onnx.ModelProto) -> None:
-    version = next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 0)
-    if version != OPSET:
-        raise HardbitError(
-            f"the graph is written in opset {version}, the gradient in opset {OPSET}",
-            where="opset_import",
-            remedy=f"export with opset {OPSET}, or convert with onnx.version_converter",
-        )
 
 
 def finish(

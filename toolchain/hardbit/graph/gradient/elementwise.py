@@ -1,27 +1,50 @@
-"""Adjoints of Identity, Cast, Relu, float Clip, Erf, Add, Sub, Mul and Div.
+"""Adjoints of Identity, Dropout, Cast, Relu, float Clip, Where, and of sums, products, quotients and extremes.
 
-At a kink the derivative is the one that torch.autograd takes: 0 for Relu at 0, 1 for clamp at its bounds.
+At a kink the derivative is the one that torch.autograd takes: 0 for Relu at 0, 1 for clamp at its bounds, equal shares
+for operands of Min and Max that are equal.
 """
 
 from __future__ import annotations
-
-import math
 
 import onnx
 from onnx import TensorProto
 
 from hardbit.graph.gradient.errors import UnsupportedOperator, node_label
 from hardbit.graph.gradient.intervals import EVERYTHING
-from hardbit.graph.gradient.primal import Shape, attributes
+from hardbit.graph.gradient.primal import Shape, attributes, input_name
 from hardbit.graph.gradient.quantization import clipped_codes, codes_carry_relu
 from hardbit.graph.gradient.tape import Cotangent, Tape
 
-__all__ = ["add", "cast", "clip", "divide", "erf", "identity", "multiply", "relu", "subtract", "sum_to_shape"]
+__all__ = [
+    "add",
+    "cast",
+    "clip",
+    "divide",
+    "dropout",
+    "extreme",
+    "identity",
+    "mean",
+    "multiply",
+    "operand_share",
+    "relu",
+    "subtract",
+    "sum_",
+    "sum_to_shape",
+    "where",
+]
 
 FLOATS = (TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.BFLOAT16)
 
 
 def identity(tape: Tape, node: onnx.NodeProto, cotangent: Cotangent) -> list[Cotangent | None]:
+    return [cotangent]
+
+
+def dropout(tape: Tape, node: onnx.NodeProto, cotangent: Cotangent) -> list[Cotangent | None]:
+    """The identity, which it is unless its third input says that the network trains."""
+    training = tape.graph.constant(node, 2)
+    if input_name(node, 2) and (training is None or bool(training)):
+        raise UnsupportedOperator("Dropout in training mode", where=node_label(node))
     return [cotangent]
 
 
@@ -51,6 +74,8 @@ def clip(tape: Tape, node: onnx.NodeProto, cotangent: Cotangent) -> list[Cotange
     """Passes where low <= x <= high, as torch.clamp does; a bound that no value passes needs no mask."""
     if tape.graph.dtypes.get(node.input[0], TensorProto.FLOAT) not in FLOATS:
         return clipped_codes(tape, node, cotangent)
+    tape.require_constant(node, 1, "lower bound")
+    tape.require_constant(node, 2, "upper bound")
     reach = tape.intervals.get(node.input[0], EVERYTHING)
     for position, comparison, sign in ((1, "GreaterOrEqual", -1), (2, "LessOrEqual", 1)):
         if position >= len(node.input) or not node.input[position]:
@@ -67,6 +92,15 @@ def add(tape: Tape, node: onnx.NodeProto, cotangent: Cotangent) -> list[Cotangen
         # That operand's cotangent will be summed with others and so be made dense: do it once, for both operands.
         cotangent = Cotangent(tape.dense(cotangent, shape))
     return [operand_share(tape, node, cotangent, position) for position in range(2)]
+
+
+def sum_(tape: Tape, node: onnx.NodeProto, cotangent: Cotangent) -> list[Cotangent | None]:
+    return [operand_share(tape, node, cotangent, position) for position in range(len(node.input))]
+
+
+def mean(tape: Tape, node: onnx.NodeProto, cotangent: Cotangent) -> list[Cotangent | None]:
+    tensor = tape.dense(cotangent, tape.graph.shape(node.output[0]))
+    return sum_(tape, node, Cotangent(tape.scaled(tensor, 1 / len(node.input))))
 
 
 def subtract(tape: Tape, node: onnx.NodeProto, cotangent: Cotangent) -> list[Cotangent | None]:
@@ -100,13 +134,35 @@ def divide(tape: Tape, node: onnx.NodeProto, cotangent: Cotangent) -> list[Cotan
     return [left, operand_share(tape, node, Cotangent(product), 1)]
 
 
-def erf(tape: Tape, node: onnx.NodeProto, cotangent: Cotangent) -> list[Cotangent | None]:
-    """dX = dY 2 / sqrt(pi) exp(-X^2)."""
-    square = tape.emit("Mul", [node.input[0], node.input[0]])
-    bell = tape.emit("Exp", [tape.emit("Neg", [square])])
-    slope = tape.emit("Mul", [bell, tape.constant(2 / math.sqrt(math.pi))])
-    tensor = tape.dense(cotangent, tape.graph.shape(node.output[0]))
-    return [Cotangent(tape.emit("Mul", [tensor, slope]))]
+def extreme(tape: Tape, node: onnx.NodeProto, cotangent: Cotangent) -> list[Cotangent | None]:
+    """Min and Max of any number of operands: those that are equal to the result share its gradient."""
+    output = node.output[0]
+    winners = [tape.indicator((tape.emit("Equal", [name, output]),)) for name in node.input]
+    if len(winners) == 1:
+        return [cotangent]
+    tensor = tape.dense(cotangent, tape.graph.shape(output))
+    tensor = tape.emit("Div", [tensor, tape.emit("Sum", winners)])
+    return [
+        operand_share(tape, node, Cotangent(tape.emit("Mul", [tensor, winner])), position)
+        if node.input[position] in tape.active
+        else None
+        for position, winner in enumerate(winners)
+    ]
+
+
+def where(tape: Tape, node: onnx.NodeProto, cotangent: Cotangent) -> list[Cotangent | None]:
+    """Each branch takes the gradient where it was taken; the condition has none."""
+    shape, condition = tape.graph.shape(node.output[0]), node.input[0]
+    tensor = tape.dense(cotangent, shape)
+    shares: list[Cotangent | None] = [None]
+    for position, negated in ((1, False), (2, True)):
+        if node.input[position] not in tape.active:
+            shares.append(None)
+            continue
+        mask = tape.emit("Not", [condition]) if negated else condition
+        product = tape.emit("Mul", [tensor, tape.indicator((mask,))])
+        shares.append(operand_share(tape, node, Cotangent(product), position))
+    return shares
 
 
 def operand_share(tape: Tape, node: onnx.NodeProto, cotangent: Cotangent, position: int) -> Cotangent | None:

@@ -19,15 +19,14 @@ from onnx import TensorProto, helper, numpy_helper
 
 from hardbit.graph.gradient.errors import UnsupportedOperator, node_label
 from hardbit.graph.gradient.primal import PrimalGraph, index_graph
-from hardbit.graph.gradient.quantization import code_range
+from hardbit.graph.gradient.quantization import MOVES_VALUES, code_range
 from hardbit.graph.passes import KeepFloatWeights
 from hardbit_deploy.errors import HardbitError
 
-__all__ = ["MOVES_VALUES", "BytesInput", "forward_from_bytes"]
+__all__ = ["BytesInput", "forward_from_bytes"]
 
 PIXEL_SCALE = 1 / 256  # of networks whose first operator is no 8-bit quantizer
 PIXEL_ZERO_POINT = 128
-MOVES_VALUES = frozenset({"MaxPool", "Flatten", "Reshape", "Transpose"})
 
 
 @dataclass(frozen=True)
@@ -137,7 +136,7 @@ def delay_dequantize(model: onnx.ModelProto, keep: str) -> None:
 
     The tensor `keep` stays as it is: the gradient is taken with respect to it.
     """
-    constants = {tensor.name for tensor in model.graph.initializer}
+    constants = {tensor.name: int(np.prod(tensor.dims)) for tensor in model.graph.initializer}
     dequantizers: dict[str, onnx.NodeProto] = {}
     nodes = []
     for node in model.graph.node:
@@ -145,7 +144,8 @@ def delay_dequantize(model: onnx.ModelProto, keep: str) -> None:
         if node.op_type not in MOVES_VALUES or source is None or len(node.output) > 1:
             nodes.append(node)
             of_codes = node.op_type == "DequantizeLinear" and node.input[0] not in constants
-            if of_codes and node.input[1] in constants and node.output[0] != keep:
+            # A scale for each channel would have to move with its axis.
+            if of_codes and constants.get(node.input[1]) == 1 and node.output[0] != keep:
                 dequantizers[node.output[0]] = node
             continue
         after = onnx.NodeProto()

@@ -26,20 +26,15 @@ INTEGER_BOUNDS: dict[int, Interval] = {
 EVERYTHING: Interval = (-math.inf, math.inf)
 KEEPS_RANGE = frozenset(
     {
-        "Identity",
-        "Flatten",
-        "Reshape",
-        "Transpose",
-        "MaxPool",
-        "GlobalAveragePool",
-        "GlobalMaxPool",
-        "ReduceMean",
-        "Slice",
-        "Gather",
-        "Squeeze",
-        "Unsqueeze",
+        *("Identity", "Flatten", "Reshape", "Transpose", "Squeeze", "Unsqueeze", "DepthToSpace", "SpaceToDepth"),
+        *("MaxPool", "GlobalAveragePool", "GlobalMaxPool", "ReduceMean", "ReduceMax", "ReduceMin"),
+        *("Slice", "Split", "Gather", "Expand", "Tile"),
     }
 )
+RANGES: dict[str, Interval] = {
+    **dict.fromkeys(("Softmax", "Sigmoid", "HardSigmoid"), (0.0, 1.0)),
+    **dict.fromkeys(("Tanh", "Softsign", "Erf", "Sign"), (-1.0, 1.0)),
+}
 
 
 def value_intervals(graph: PrimalGraph) -> dict[str, Interval]:
@@ -65,14 +60,15 @@ def interval(graph: PrimalGraph, node: onnx.NodeProto, found: dict[str, Interval
             low = low if bounds[0] is None else max(low, float(bounds[0]))
             return low, high if bounds[1] is None else min(high, float(bounds[1]))
         case "QuantizeLinear":
-            return integer_bounds(graph.dtypes[node.output[0]]) or EVERYTHING
+            return integer_bounds(graph.dtypes.get(node.output[0], 0)) or EVERYTHING
         case "DequantizeLinear":
             return dequantized(graph, node, low, high)
         case "AveragePool":
-            padded = any(attributes(node).get("pads", []))
+            options = attributes(node)
+            padded = any(options.get("pads", [])) or options.get("auto_pad", "NOTSET").startswith("SAME")
             return (min(low, 0.0), max(high, 0.0)) if padded else (low, high)
-        case "Softmax":
-            return 0.0, 1.0
+        case operator if operator in RANGES:
+            return RANGES[operator]
         case "Add":
             other = found.get(node.input[1], EVERYTHING)
             return low + other[0], high + other[1]

@@ -15,9 +15,9 @@ from onnx.reference import ReferenceEvaluator
 from hardbit.graph.gradient.errors import node_label
 from hardbit_deploy.errors import HardbitError
 
-__all__ = ["PrimalGraph", "Shape", "attributes", "index_graph"]
+__all__ = ["PrimalGraph", "Shape", "attributes", "index_graph", "input_name"]
 
-Shape = tuple[int | None, ...]  # None is the batch
+Shape = tuple[int | None, ...]  # None is the batch, on whichever axis it is
 REFERENCE_OPSET = 19  # onnx.reference has no older DequantizeLinear; 19 adds types to it and changes nothing
 
 
@@ -42,7 +42,7 @@ class PrimalGraph:
     def shape(self, tensor: str) -> Shape:
         """Shape with None for the batch; raises HardbitError where more than the batch is unknown."""
         shape = self.shapes.get(tensor)
-        if shape is None or any(size is None for size in shape[1:]):
+        if shape is None or shape.count(None) > 1:
             raise HardbitError(
                 "the shape of this tensor cannot be inferred beyond its batch",
                 where=f"tensor {tensor!r}",

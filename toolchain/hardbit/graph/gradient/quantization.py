@@ -24,16 +24,19 @@ from onnx import helper
 
 from hardbit.graph.gradient.errors import UnsupportedOperator, node_label
 from hardbit.graph.gradient.intervals import integer_bounds
-from hardbit.graph.gradient.primal import PrimalGraph
+from hardbit.graph.gradient.primal import PrimalGraph, attributes, input_name
 from hardbit.graph.gradient.tape import Cotangent, Tape
 
-__all__ = ["clipped_codes", "code_range", "codes_carry_relu", "dequantize", "quantize"]
+__all__ = ["MOVES_VALUES", "clipped_codes", "code_range", "codes_carry_relu", "dequantize", "quantize"]
 
 FINE_LEVELS = 256  # quantizers with at least this many levels may take their masks from codes
+MOVES_VALUES = frozenset({"MaxPool", "Flatten", "Reshape", "Transpose"})
 
 
 def quantize(tape: Tape, node: onnx.NodeProto, cotangent: Cotangent) -> list[Cotangent | None]:
     graph = tape.graph
+    if has_channels(graph, node):
+        return [quantize_channels(tape, node, cotangent)]
     parameters(graph, node)
     type_range = integer_bounds(graph.dtypes[node.output[0]])
     if type_range is None:
@@ -49,6 +52,35 @@ def quantize(tape: Tape, node: onnx.NodeProto, cotangent: Cotangent) -> list[Cot
             comparison = ("Greater" if side < 0 else "Less") + ("OrEqual" if inclusive else "")
             cotangent = cotangent.masked(tape.emit(comparison, [node.input[0], tape.constant(value)]))
     return [cotangent]
+
+
+def has_channels(graph: PrimalGraph, node: onnx.NodeProto) -> bool:
+    """Whether a quantizer of activations has a scale for each channel."""
+    scale = graph.constant(node, 1)
+    return scale is not None and scale.size > 1
+
+
+def quantize_channels(tape: Tape, node: onnx.NodeProto, cotangent: Cotangent) -> Cotangent:
+    """As for one scale, with edges for each channel, and always from the float values.
+
+    An edge that does not belong to the range is moved inwards to the next float, so one comparison serves all channels.
+    """
+    graph, shape = tape.graph, tape.graph.shape(node.input[0])
+    scale, zero_point = graph.constant(node, 1), graph.constant(node, 2)
+    type_range = integer_bounds(graph.dtypes[node.output[0]])
+    if scale is None or not (scale > 0).all() or type_range is None or (zero_point is None and input_name(node, 2)):
+        raise UnsupportedOperator("QuantizeLinear of channels without constant parameters", where=node_label(node))
+    axis = attributes(node).get("axis", 1) % len(shape)
+    zero = np.zeros(scale.shape) if zero_point is None else zero_point.astype(np.float64)
+    for side, bound, end in zip((-1, 1), code_range(graph, node), type_range, strict=True):
+        if bound != end:
+            continue  # the Clip behind masks this side
+        codes = bound - zero
+        edges = ((codes + side / 2) * scale).astype(np.float32)
+        edges = np.where(codes % 2 == 0, edges, np.nextafter(edges, np.float32(-side * np.inf)))
+        limits = tape.constant(edges.reshape([-1 if k == axis else 1 for k in range(len(shape))]))
+        cotangent = cotangent.masked(tape.emit(f"{'Greater' if side < 0 else 'Less'}OrEqual", [node.input[0], limits]))
+    return cotangent
 
 
 def mask_by_codes(tape: Tape, node: onnx.NodeProto, cotangent: Cotangent, sides: list[int]) -> Cotangent:
@@ -84,7 +116,23 @@ def clipped_codes(tape: Tape, node: onnx.NodeProto, cotangent: Cotangent) -> lis
 
 
 def dequantize(tape: Tape, node: onnx.NodeProto, cotangent: Cotangent) -> list[Cotangent | None]:
-    return [cotangent]
+    """As it is where the scale is that of the quantizer, else by the ratio of the two."""
+    quantizer = source_quantizer(tape.graph, node)
+    scales = [None if quantizer is None else tape.graph.constant(quantizer, 1), tape.graph.constant(node, 1)]
+    if scales[0] is None or scales[1] is None or np.array_equal(scales[0], scales[1]):
+        return [cotangent]
+    if scales[0].size != 1 or scales[1].size != 1:
+        raise UnsupportedOperator("DequantizeLinear by other scales than its quantizer's", where=node_label(node))
+    tensor = tape.dense(cotangent, tape.graph.shape(node.output[0]))
+    return [Cotangent(tape.scaled(tensor, float(scales[1].item()) / float(scales[0].item())))]
+
+
+def source_quantizer(graph: PrimalGraph, node: onnx.NodeProto) -> onnx.NodeProto | None:
+    """The QuantizeLinear whose codes a DequantizeLinear reads, by way of what moves or clips them."""
+    maker = graph.producers.get(node.input[0])
+    while maker is not None and maker.op_type in MOVES_VALUES | {"Clip"}:
+        maker = graph.producers.get(maker.input[0])
+    return maker if maker is not None and maker.op_type == "QuantizeLinear" else None
 
 
 def codes_carry_relu(tape: Tape, node: onnx.NodeProto | None) -> bool:
@@ -92,7 +140,9 @@ def codes_carry_relu(tape: Tape, node: onnx.NodeProto | None) -> bool:
     if node is None or node.op_type != "Relu":
         return False
     reader = tape.graph.sole_consumer(node.output[0])
-    if reader is None or reader.op_type != "QuantizeLinear" or not takes_masks_from_codes(tape, reader):
+    if reader is None or reader.op_type != "QuantizeLinear" or has_channels(tape.graph, reader):
+        return False
+    if not takes_masks_from_codes(tape, reader):
         return False
     _, zero_point = parameters(tape.graph, reader)
     low, _ = code_range(tape.graph, reader)

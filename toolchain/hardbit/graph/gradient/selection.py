@@ -10,12 +10,13 @@ from collections.abc import Sequence
 
 import numpy as np
 import onnx
+from numpy.typing import NDArray
 
 from hardbit.graph.gradient.errors import UnsupportedOperator, node_label
 from hardbit.graph.gradient.primal import Shape, attributes, input_name
 from hardbit.graph.gradient.tape import Cotangent, Tape
 
-__all__ = ["gather", "slice_"]
+__all__ = ["along_axis", "gather", "put_back", "slice_"]
 
 
 def gather(tape: Tape, node: onnx.NodeProto, cotangent: Cotangent) -> list[Cotangent | None]:
@@ -76,7 +77,16 @@ def put_back(tape: Tape, tensor: str, shape: Shape, axis: int, places: Sequence[
         return tape.emit("Pad", [tensor, tape.integers(pads), tape.constant(0.0)]) if any(pads) else tensor
     matrix = np.zeros((len(places), size), np.float32)
     matrix[np.arange(len(places)), list(places)] = 1
+    return along_axis(tape, tensor, rank, axis, matrix)
+
+
+def along_axis(tape: Tape, tensor: str, rank: int, axis: int, matrix: NDArray[np.float32]) -> str:
+    """Each vector along one axis times a matrix (length before, length after)."""
+    if axis == rank - 2:
+        return tape.emit("MatMul", [tape.constant(matrix.T), tensor])
     order = [*(k for k in range(rank) if k != axis), axis]
-    last = tape.emit("Transpose", [tensor], perm=order)
-    spread = tape.emit("MatMul", [last, tape.constant(matrix)])
-    return tape.emit("Transpose", [spread], perm=[order.index(k) for k in range(rank)])
+    last = tensor if axis == rank - 1 else tape.emit("Transpose", [tensor], perm=order)
+    product = tape.emit("MatMul", [last, tape.constant(matrix)])
+    if axis == rank - 1:
+        return product
+    return tape.emit("Transpose", [product], perm=[order.index(k) for k in range(rank)])

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import onnx
@@ -22,12 +22,21 @@ from onnx import TensorProto, helper, numpy_helper
 
 from hardbit.graph.gradient.errors import UnsupportedOperator, node_label
 from hardbit.graph.gradient.intervals import Interval, value_intervals
-from hardbit.graph.gradient.primal import PrimalGraph, Shape
+from hardbit.graph.gradient.primal import PrimalGraph, Shape, input_name
 
-__all__ = ["OPSET", "PREFIX", "Cotangent", "Rule", "Tape", "sweep"]
+__all__ = ["OPSET", "PREFIX", "Cotangent", "JointRule", "Rule", "StraightThrough", "Tape", "path_to", "sweep"]
 
 OPSET = 18
 PREFIX = "gradient/"  # of every name that is written here
+StraightThrough = Literal["clipped", "identity"]
+STEPS = ("ArgMax", "ArgMin", "Equal", "Greater", "GreaterOrEqual", "Hardmax", "Less", "LessOrEqual", "NonZero")
+REASONS = {
+    "DynamicQuantizeLinear": "its scale is taken from all images of a batch at once; quantize with constant scales",
+    **dict.fromkeys(("ConvInteger", "MatMulInteger"), "its scale is taken at run time; quantize with constant scales"),
+    **dict.fromkeys(("If", "Loop", "Scan"), "what runs depends on the data"),
+    **dict.fromkeys(STEPS, "its derivative is 0 wherever it exists, and what hides behind it is no robustness"),
+}
+DECISIONS = frozenset({TensorProto.BOOL, TensorProto.INT64})  # types of conditions, shapes and indices
 
 
 @dataclass(frozen=True)
@@ -51,11 +60,13 @@ class Tape:
     """Nodes and constants of the reverse graph.
 
     `exact` demands the straight-through mask of the float values at every width; otherwise quantizers of 256 levels
-    and more take theirs from the integer codes (see `quantization`).
+    and more take theirs from the integer codes (see `quantization`). `straight_through` is the derivative that stands
+    for that of Sign (see `rounding`).
     """
 
     graph: PrimalGraph
     exact: bool = True
+    straight_through: StraightThrough = "clipped"
     nodes: list[onnx.NodeProto] = field(default_factory=list)
     initializers: dict[str, onnx.TensorProto] = field(default_factory=dict)
     active: frozenset[str] = frozenset()
@@ -113,6 +124,18 @@ class Tape:
     def integers(self, values: list[int] | tuple[int, ...]) -> str:
         return self.constant(list(values), np.int64)
 
+    def scaled(self, tensor: str, factor: float) -> str:
+        return self.emit("Mul", [tensor, self.constant(factor)])
+
+    def times(self, cotangent: Cotangent, node: onnx.NodeProto, slope: str) -> Cotangent:
+        """The cotangent of a node's output by the derivative of an elementwise operator, of the output's shape."""
+        return Cotangent(self.emit("Mul", [self.dense(cotangent, self.graph.shape(node.output[0])), slope]))
+
+    def require_constant(self, node: onnx.NodeProto, position: int, what: str) -> None:
+        """Refuse a node one of whose parameters depends on the image."""
+        if input_name(node, position) in self.active:
+            raise UnsupportedOperator(f"{node.op_type} whose {what} depends on the image", where=node_label(node))
+
     def dense(self, cotangent: Cotangent, shape: Shape) -> str:
         """Name of a float tensor of full shape, all masks multiplied in."""
         tensor = cotangent.tensor
@@ -149,34 +172,59 @@ class Tape:
 Rule = Callable[[Tape, onnx.NodeProto, Cotangent], list[Cotangent | None]]
 
 
-def sweep(tape: Tape, rules: Mapping[str, Rule], seeds: dict[str, Cotangent], wrt: str) -> str:
+@dataclass(frozen=True)
+class JointRule:
+    """The rule of an operator with several differentiable outputs: it takes a cotangent for each, or None."""
+
+    shares: Callable[[Tape, onnx.NodeProto, list[Cotangent | None]], list[Cotangent | None]]
+
+
+def sweep(tape: Tape, rules: Mapping[str, Rule | JointRule], seeds: dict[str, Cotangent], wrt: str) -> str:
     """Run the rules from the seeded tensors back to the tensor `wrt`; returns the name of its dense gradient.
 
     A gradient that does not depend on the seeds is a tensor of zeros. Raises UnsupportedOperator for a node on a path
     between the two that has no rule.
     """
     graph = tape.graph
-    tape.active = frozenset(reachable(graph, wrt))
-    path = nodes_between(graph, tape.active, set(seeds))
+    path = path_to(tape, set(seeds), wrt)
     for node in path:
         if rule_of(node, rules) is None:
             raise unsupported(node, rules)
-    tape.intervals = value_intervals(graph)
     pending: dict[str, list[Cotangent]] = {name: [seed] for name, seed in seeds.items()}
     for node in reversed(path):
-        arriving = [pending.pop(name) for name in node.output if name in pending]
-        rule = rule_of(node, rules)
-        if not arriving or rule is None:
+        arriving = [
+            tape.total(pending.pop(name), graph.shape(name)) if name in pending else None for name in node.output
+        ]
+        if not any(arriving):
             continue
-        if len(arriving) > 1:
-            raise UnsupportedOperator(f"{node.op_type} with several differentiable outputs", where=node_label(node))
-        cotangent = tape.total(arriving[0], graph.shape(node.output[0]))
-        for name, share in zip(node.input, rule(tape, node, cotangent), strict=False):
+        for name, share in zip(node.input, shares(tape, node, arriving, rules), strict=False):
             if share is not None and name in tape.active:
                 pending.setdefault(name, []).append(share)
     if wrt not in pending:
         return tape.emit("Mul", [wrt, tape.constant(0.0)])
     return tape.dense(tape.total(pending[wrt], graph.shape(wrt)), graph.shape(wrt))
+
+
+def path_to(tape: Tape, seeded: set[str], wrt: str) -> list[onnx.NodeProto]:
+    """Nodes between `wrt` and the seeded tensors, in topological order; tells the tape what depends on `wrt`."""
+    tape.active = frozenset(reachable(tape.graph, wrt))
+    tape.intervals = value_intervals(tape.graph)
+    return nodes_between(tape.graph, tape.active, seeded)
+
+
+def shares(
+    tape: Tape, node: onnx.NodeProto, arriving: list[Cotangent | None], rules: Mapping[str, Rule | JointRule]
+) -> list[Cotangent | None]:
+    """Cotangents of a node's inputs, given those of its outputs."""
+    rule = rule_of(node, rules)
+    if rule is None:
+        raise unsupported(node, rules)
+    if isinstance(rule, JointRule):
+        return rule.shares(tape, node, arriving)
+    first, *further = arriving
+    if first is None or any(further):
+        raise UnsupportedOperator(f"{node.op_type} with its further outputs in use", where=node_label(node))
+    return rule(tape, node, first)
 
 
 def reachable(graph: PrimalGraph, source: str) -> set[str]:
@@ -189,23 +237,31 @@ def reachable(graph: PrimalGraph, source: str) -> set[str]:
 
 
 def nodes_between(graph: PrimalGraph, active: frozenset[str], wanted: set[str]) -> list[onnx.NodeProto]:
-    """Nodes on a path from an active tensor to a wanted one, in topological order."""
+    """Nodes on a path from an active tensor to a wanted one, in topological order.
+
+    The path ends at conditions and indices, whose derivative is 0 wherever it exists, unless a Cast makes numbers of
+    them: a network whose decisions are hidden so has a gradient of zeros, which nobody should take for robustness.
+    """
     needed, path = set(wanted), []
     for node in reversed(graph.nodes):
         if any(name in needed for name in node.output) and any(name in active for name in node.input):
-            needed.update(node.input)
+            into_numbers = node.op_type == "Cast"
+            needed.update(name for name in node.input if name and (into_numbers or carries_gradient(graph, name)))
             path.append(node)
     return path[::-1]
 
 
-def rule_of(node: onnx.NodeProto, rules: Mapping[str, Rule]) -> Rule | None:
+def carries_gradient(graph: PrimalGraph, tensor: str) -> bool:
+    return graph.dtypes.get(tensor) not in DECISIONS
+
+
+def rule_of(node: onnx.NodeProto, rules: Mapping[str, Rule | JointRule]) -> Rule | JointRule | None:
     return rules.get(node.op_type) if node.domain in ("", "ai.onnx") else None
 
 
-def unsupported(node: onnx.NodeProto, rules: Mapping[str, Rule]) -> UnsupportedOperator:
+def unsupported(node: onnx.NodeProto, rules: Mapping[str, Rule | JointRule]) -> UnsupportedOperator:
     operator = f"{node.domain}::{node.op_type}" if node.domain else node.op_type
-    return UnsupportedOperator(
-        f"the operator {operator} has no gradient rule",
-        where=node_label(node),
-        remedy=f"supported are {', '.join(sorted(rules))}",
-    )
+    missing = f"the operator {operator} has no gradient rule"
+    if not node.domain and node.op_type in REASONS:
+        return UnsupportedOperator(f"{missing}: {REASONS[node.op_type]}", where=node_label(node))
+    return UnsupportedOperator(missing, where=node_label(node), remedy=f"supported are {', '.join(sorted(rules))}")
