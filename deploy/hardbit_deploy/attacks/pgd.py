@@ -68,6 +68,7 @@ def pgd(
     indices: NDArray[np.int64] | None = None,
     first_restart: int = 0,
     same_bits: bool = False,
+    from_image: bool = False,
 ) -> AttackOutcome:
     """Attack images uint8 (n, channels, height, width) with labels int64 (n,).
 
@@ -75,7 +76,8 @@ def pgd(
     restarts are numbered from `first_restart`, so that one more can be added to an attack that was made before.
     `objective` takes the place of `loss`. `surrogate` says which one `gradient` is of.
     `same_bits` changes how fast the result is found, and nothing else where it is true; an objective makes no use
-    of it.
+    of it. `from_image` starts at the image itself, as one does to compare attacks step by step: every restart is the
+    same then.
     """
     count = len(images)
     places = np.arange(count, dtype=np.int64) if indices is None else indices
@@ -85,13 +87,10 @@ def pgd(
         flight = engine.images_in_flight or max(count, 1)
         for first in range(0, len(standing), flight):
             rows = standing[first : first + flight]
-            start = random_start(
-                images[rows],
-                threat_model,
-                seed=seed,
-                stream=start_stream(restart, objective.name if objective else loss, surrogate),
-                indices=places[rows],
-            )
+            start = images[rows]
+            if not from_image:
+                stream = start_stream(restart, objective.name if objective else loss, surrogate)
+                start = random_start(start, threat_model, seed=seed, stream=stream, indices=places[rows])
             step = _step(engine, gradient, loss, objective, same_bits)
             _climb(engine, step, images[rows], labels[rows], start, rows, threat_model, steps, best)
     return best.outcome
