@@ -15,7 +15,7 @@ from hardbit_deploy.attacks.best_iterates import BestIterates
 from hardbit_deploy.attacks.looks import GREY_LEVEL, Look, look
 from hardbit_deploy.attacks.objectives import logit_difference
 from hardbit_deploy.attacks.outcome import AttackOutcome
-from hardbit_deploy.attacks.planes import distance_to_plane, step_to_plane
+from hardbit_deploy.attacks.planes import distance_to_plane, step_to_plane, visible
 from hardbit_deploy.attacks.targets import best_others
 from hardbit_deploy.attacks.threat_model import ThreatModel
 from hardbit_deploy.engines.base import Engine, Gradient
@@ -75,4 +75,4 @@ def _moved(
     nearest = np.arange(count) * tried + distances.argmin(axis=1)
     step = step_to_plane(ball.norm, slopes[nearest], missing[nearest], ball.pixels + position)
     step *= np.float32(_BEYOND)
-    return ball.limit(position + step)
+    return ball.limit(position + visible(step))

@@ -18,7 +18,7 @@ from hardbit_deploy.attacks.best_iterates import BestIterates
 from hardbit_deploy.attacks.looks import GREY_LEVEL, Look, look
 from hardbit_deploy.attacks.objectives import logit_difference
 from hardbit_deploy.attacks.outcome import AttackOutcome
-from hardbit_deploy.attacks.planes import step_to_plane
+from hardbit_deploy.attacks.planes import step_to_plane, visible
 from hardbit_deploy.attacks.random_start import random_start
 from hardbit_deploy.attacks.targets import best_other_classes
 from hardbit_deploy.attacks.threat_model import ThreatModel
@@ -109,7 +109,7 @@ class _Walk:
         total = np.where(way + whole > 0, way + whole, 1)
         share = np.minimum(way / total, _MOST_FROM_IMAGE)[:, None].astype(np.float32)
         from_here *= np.float32(_BEYOND)
-        from_here += position
+        from_here = visible(from_here) + position
         from_image *= np.float32(_BEYOND)
         self.position = self.ball.limit((1 - share) * from_here + share * from_image)
 

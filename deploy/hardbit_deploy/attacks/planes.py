@@ -14,10 +14,11 @@ from numpy.typing import NDArray
 
 from hardbit_deploy.attacks.threat_model import Norm
 
-__all__ = ["distance_to_plane", "step_to_plane"]
+__all__ = ["distance_to_plane", "step_to_plane", "visible"]
 
 _ROUNDS = 60
 _CLOSE = 1e-6
+_HALF, _TINY = 0.51, 1e-30  # above a half, which is rounded to the nearest even number
 
 
 def step_to_plane(
@@ -48,6 +49,14 @@ def step_to_plane(
         way[going] += lacking[going] / rate[going]
     steps: NDArray[np.float32] = np.sign(upwards) * np.minimum(speeds * way[:, None].astype(np.float32), room)
     return steps
+
+
+def visible(steps: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Steps (n, values) lengthened, where need be, until their greatest value is half a grey level: shorter ones may not
+    change a byte, and one that is seen to change nothing is made again and again."""
+    greatest = np.abs(steps).max(axis=1, initial=0)
+    factor = np.where((greatest > 0) & (greatest < _HALF), _HALF / np.maximum(greatest, _TINY), 1)
+    return steps * factor[:, None].astype(np.float32)
 
 
 def distance_to_plane(norm: Norm, slopes: NDArray[np.float32], missing: NDArray[np.float64]) -> NDArray[np.float64]:
