@@ -122,3 +122,99 @@ def test_a_bias_changes_nothing_and_is_kept_in_the_forward_pass():
     node.input.append("b")
     shifted = lambda x: case.torch(x) + torch.from_numpy(bias).double()[None, :, None, None]  # noqa: E731
     check_rule([node], case.image(), shifted, {"w": case.weights(), "b": bias})
+
+
+@st.composite
+def lines_and_volumes(draw):
+    """A convolution over one axis or three, and its input."""
+    rank = draw(st.sampled_from([1, 3]))
+    kernel = [draw(st.integers(1, 3)) for _ in range(rank)]
+    options = {
+        "strides": [draw(st.integers(1, 2)) for _ in range(rank)],
+        "dilations": [draw(st.integers(1, 2)) for _ in range(rank)],
+        "pads": [draw(st.integers(0, 2)) for _ in range(2 * rank)],
+        "group": draw(st.sampled_from([1, 2])),
+    }
+    channels = draw(st.sampled_from([2, 32]))
+    rng = np.random.default_rng(0)
+    weights = rng.standard_normal((4, channels // options["group"], *kernel)).astype(np.float32)
+    return options, weights, rng.standard_normal((2, channels, *[6] * rank)).astype(np.float32)
+
+
+def padded_for(x, pads):
+    rank = len(pads) // 2
+    return functional.pad(x, [pads[axis + side * rank] for axis in reversed(range(rank)) for side in range(2)])
+
+
+@MANY
+def test_over_one_axis_and_over_three(examples):
+    def holds(case):
+        options, weights, x = case
+        convolve = functional.conv1d if weights.ndim == 3 else functional.conv3d
+        w = torch.from_numpy(weights).double()
+
+        def by_torch(image):
+            image = padded_for(image, options["pads"])
+            return convolve(image, w, None, options["strides"], 0, options["dilations"], options["group"])
+
+        check_rule([helper.make_node("Conv", ["x", "w"], ["y"], name="conv", **options)], x, by_torch, {"w": weights})
+
+    for_all(lines_and_volumes(), holds, examples // 3)
+
+
+@st.composite
+def transposed_cases(draw):
+    """Attributes of a ConvTranspose that torch has too, for one or two axes."""
+    rank = draw(st.sampled_from([1, 2, 2]))
+    strides, dilations = ([draw(st.integers(1, 3)) for _ in range(rank)] for _ in range(2))
+    kernel = [draw(st.integers(1, 3)) for _ in range(rank)]
+    pads = [draw(st.integers(0, dilations[k] * (kernel[k] - 1))) for k in range(rank)]
+    options = {
+        "strides": strides,
+        "dilations": dilations,
+        "pads": pads * 2,
+        "output_padding": [draw(st.integers(0, stride - 1)) for stride in strides],
+        "group": draw(st.sampled_from([1, 2])),
+    }
+    size = [draw(st.integers(3, 5)) for _ in range(rank)]
+    rng = np.random.default_rng(0)
+    weights = rng.standard_normal((4, 3, *kernel)).astype(np.float32)
+    return options, weights, rng.standard_normal((2, 4, *size)).astype(np.float32)
+
+
+@MANY
+def test_the_transposed_convolution(examples):
+    def holds(case):
+        options, weights, x = case
+        convolve = functional.conv_transpose1d if weights.ndim == 3 else functional.conv_transpose2d
+        w = torch.from_numpy(weights).double()
+        pads, padding = options["pads"][: weights.ndim - 2], options["output_padding"]
+
+        def by_torch(image):
+            return convolve(image, w, None, options["strides"], pads, padding, options["group"], options["dilations"])
+
+        node = helper.make_node("ConvTranspose", ["x", "w"], ["y"], name="conv", **options)
+        check_rule([node], x, by_torch, {"w": weights})
+
+    for_all(transposed_cases(), holds, examples)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"pads": [0, 1, 2, 0]},
+        {"auto_pad": "VALID"},
+        {"auto_pad": "SAME_UPPER"},
+        {"auto_pad": "SAME_LOWER"},
+        {"output_shape": [9, 10]},
+        {"output_shape": [9, 10], "auto_pad": "SAME_UPPER"},
+        {"output_shape": [10, 9], "auto_pad": "SAME_LOWER"},
+    ],
+    ids=str,
+)
+def test_what_a_transposed_convolution_crops(options):
+    """Needs no second implementation of the rules for cropping: inner products with ONNX Runtime's own forward pass."""
+    rng = np.random.default_rng(0)
+    weights, x = (rng.standard_normal(shape).astype(np.float32) for shape in ((3, 2, 4, 3), (2, 3, 5, 5)))
+    node = helper.make_node("ConvTranspose", ["x", "w"], ["y"], name="conv", strides=[2, 2], **options)
+    check_adjoint([node], x, {"w": weights})

@@ -1,4 +1,4 @@
-"""Elementwise operators, broadcasting in both directions, and the kinks."""
+"""Sums, products, quotients, extremes and choices, broadcasting in both directions, and the kinks."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
 from gradient_reference import check_rule, differentiate, for_all, one_operator, run
+from hardbit.graph.gradient import UnsupportedOperator
 
 MANY = pytest.mark.parametrize("examples", [25, pytest.param(400, marks=pytest.mark.slow)])
 OPERATORS = {"Add": torch.add, "Sub": torch.sub, "Mul": torch.mul, "Div": torch.div}
@@ -88,6 +89,96 @@ def test_a_clip_that_no_value_reaches_needs_no_mask():
     check_rule(nodes, KINKS, lambda i: torch.softmax(i, -1), bounds)
     product = differentiate(one_operator(nodes, KINKS, KINKS.shape, bounds), "y", "x")
     assert not {"GreaterOrEqual", "LessOrEqual"} & {node.op_type for node in product.graph.node}
+
+
+@st.composite
+def operands(draw):
+    """The image's shape, and shapes of two constants that are broadcast against it."""
+    shape = (2, *(draw(st.integers(1, 4)) for _ in range(2)))
+    return shape, [(1, *(draw(st.sampled_from([1, size])) for size in shape[1:])) for _ in range(2)]
+
+
+SEVERAL = {
+    "Sum": lambda a, b, c, d: a + b + c + d,
+    "Mean": lambda a, b, c, d: (a + b + c + d) / 4,
+    "Min": lambda a, b, c, d: torch.minimum(torch.minimum(a, b), torch.minimum(c, d)),
+    "Max": lambda a, b, c, d: torch.maximum(torch.maximum(a, b), torch.maximum(c, d)),
+}
+
+
+@pytest.mark.parametrize("operator", sorted(SEVERAL))
+@MANY
+def test_several_operands_two_of_which_depend_on_the_image(operator, examples):
+    def holds(case):
+        shape, others = case
+        rng = np.random.default_rng(0)
+        x, *constants = (rng.standard_normal(size).astype(np.float32) for size in (shape, *others))
+        nodes = [
+            helper.make_node("ReduceMean", ["x", "axes"], ["m"], keepdims=1),
+            helper.make_node(operator, ["b", "x", "c", "m"], ["y"]),
+        ]
+        b, c = (torch.from_numpy(value).double() for value in constants)
+        by_torch = lambda i: SEVERAL[operator](b, i, c, i.mean(1, keepdim=True))  # noqa: E731
+        named = {"b": constants[0], "c": constants[1], "axes": np.array([1], np.int64)}
+        if shape[1] > 1 or operator in ("Sum", "Mean"):  # else the image ties with its own mean
+            check_rule(nodes, x, by_torch, named, tolerance=1e-5)
+
+    for_all(operands(), holds, examples // 2)
+
+
+@pytest.mark.parametrize(("operator", "by_torch"), [("Min", torch.minimum), ("Max", torch.maximum)])
+def test_equal_operands_share_the_gradient(operator, by_torch):
+    x = np.array([[-1.0, 0.0, 0.0, 2.0]], np.float32)
+    node = helper.make_node(operator, ["x", "zero"], ["y"])
+    check_rule([node], x, lambda i: by_torch(i, torch.zeros(1).double()), {"zero": np.float32(0)})
+    check_rule([helper.make_node(operator, ["x"], ["y"])], x, lambda i: i * 1)
+
+
+@MANY
+def test_where_by_a_constant_and_by_what_the_image_decides(examples):
+    def holds(case):
+        shape, (first, second) = case
+        x, c = (np.random.default_rng(k).standard_normal(s).astype(np.float32) for k, s in enumerate((shape, first)))
+        chosen, other = np.random.default_rng(2).random(second) > 0.5, torch.from_numpy(c).double()
+        fixed, constants = torch.from_numpy(chosen), {"chosen": chosen, "c": c}
+        node = helper.make_node("Where", ["chosen", "x", "c"], ["y"])
+        check_rule([node], x, lambda i: torch.where(fixed, i, other), constants)
+        nodes = [
+            helper.make_node("Greater", ["x", "c"], ["bright"]),
+            helper.make_node("Mul", ["x", "x"], ["square"]),
+            helper.make_node("Where", ["bright", "square", "x"], ["y"]),
+        ]
+        check_rule(nodes, x, lambda i: torch.where(i > other, i * i, i), constants)
+
+    for_all(operands(), holds, examples // 2)
+
+
+def test_a_decision_that_becomes_a_number_is_refused():
+    """Its gradient is 0: a network that hides behind it is not robust."""
+    nodes = [
+        helper.make_node("Greater", ["x", "zero"], ["bright"], name="odd"),
+        helper.make_node("Cast", ["bright"], ["y"], to=TensorProto.FLOAT),
+    ]
+    with pytest.raises(UnsupportedOperator, match=r"odd.*Greater has no gradient rule: its derivative is 0"):
+        differentiate(one_operator(nodes, KINKS, KINKS.shape, {"zero": np.float32(0)}), "y", "x")
+
+
+def test_bounds_that_depend_on_the_image_are_refused():
+    nodes = [
+        helper.make_node("ReduceMax", ["x"], ["m"], name="odd", keepdims=0),
+        helper.make_node("Clip", ["x", "", "m"], ["y"], name="clip"),
+    ]
+    with pytest.raises(UnsupportedOperator, match=r"clip.*upper bound depends on the image"):
+        differentiate(one_operator(nodes, KINKS, KINKS.shape, {}), "y", "x")
+
+
+def test_dropout_is_the_identity_but_in_training():
+    node = helper.make_node("Dropout", ["x", "ratio"], ["y"], name="odd")
+    check_rule([node], KINKS, lambda i: i * 1, {"ratio": np.float32(0.5)})
+    node.input.append("training")
+    constants = {"ratio": np.float32(0.5), "training": np.array(True)}
+    with pytest.raises(UnsupportedOperator, match=r"odd.*training mode"):
+        differentiate(one_operator([node], KINKS, KINKS.shape, constants), "y", "x")
 
 
 def test_erf_and_the_gelu_that_is_made_of_it():

@@ -1,4 +1,4 @@
-"""LayerNormalization and Softmax, in any rank and along any axis but the batch."""
+"""Norms and Softmax, in any rank and along any axis but the batch."""
 
 from __future__ import annotations
 
@@ -93,3 +93,49 @@ def test_a_scale_that_depends_on_the_image_is_refused():
     model = one_operator(nodes, draws(2, 4), (2, 4), {"axes": np.array([0], np.int64)})
     with pytest.raises(UnsupportedOperator, match=r"odd.*scale depends on the image"):
         differentiate(model, "y", "x")
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 8), (2, 3, 4, 5), (2, 3, 2, 3, 4)])
+@pytest.mark.parametrize("epsilon", [1e-5, 0.1])
+def test_instance_normalization(shape, epsilon):
+    scale, bias = draws(3, seed=1), draws(3, seed=2)
+    weights = [torch.from_numpy(value).double() for value in (scale, bias)]
+    node = helper.make_node("InstanceNormalization", ["x", "s", "b"], ["y"], name="norm", epsilon=epsilon)
+
+    def by_torch(image):
+        return functional.instance_norm(image, None, None, *weights, eps=epsilon)
+
+    check_rule([node], draws(*shape), by_torch, {"s": scale, "b": bias}, tolerance=1e-5)
+
+
+@MANY
+def test_the_logarithm_of_softmax(examples):
+    def holds(case):
+        shape, axis = case
+        node = helper.make_node("LogSoftmax", ["x"], ["y"], name="softmax", axis=axis)
+        check_rule([node], draws(*shape), lambda i: torch.log_softmax(i, axis), tolerance=1e-5)
+
+    for_all(shapes_and_axes(), holds, examples)
+
+
+@pytest.mark.parametrize("axis", [-1, 1])
+@pytest.mark.parametrize("order", [1, 2])
+def test_a_vector_over_its_length(axis, order):
+    node = helper.make_node("LpNormalization", ["x"], ["y"], name="norm", axis=axis, p=order)
+    check_rule([node], draws(2, 3, 4), lambda i: functional.normalize(i, p=order, dim=axis, eps=0), tolerance=1e-5)
+
+
+@pytest.mark.parametrize("size", [1, 3, 5])
+def test_local_response_normalization(size):
+    """Odd sizes over two axes are what ONNX Runtime runs."""
+    node = helper.make_node("LRN", ["x"], ["y"], name="norm", size=size, alpha=0.9, beta=0.6, bias=1.5)
+
+    def by_definition(image):
+        parts = []
+        for channel in range(6):
+            first, last = max(0, channel - (size - 1) // 2), min(5, channel + size // 2)
+            around = (image[:, first : last + 1] ** 2).sum(1)
+            parts.append(image[:, channel] / (1.5 + 0.9 / size * around) ** 0.6)
+        return torch.stack(parts, 1)
+
+    check_rule([node], draws(2, 6, 3, 4), by_definition, tolerance=1e-5)

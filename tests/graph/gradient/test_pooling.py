@@ -10,9 +10,10 @@ import torch
 from hypothesis import assume
 from hypothesis import strategies as st
 from onnx import helper
+from torch.nn import functional
 
-from gradient_reference import average_pool, check_adjoint, check_rule, for_all, max_pool, one_operator
-from hardbit.graph.gradient import UnsupportedOperator, differentiate
+from gradient_reference import average_pool, check_adjoint, check_rule, for_all, max_pool, one_operator, run
+from hardbit.graph.gradient import differentiate
 
 MANY = pytest.mark.parametrize("examples", [25, pytest.param(500, marks=pytest.mark.slow)])
 
@@ -126,25 +127,6 @@ def test_the_sum_of_two_spread_gradients():
     check_rule(nodes, x, lambda i: i.mean((2, 3), keepdim=True) + torch.relu(i).mean((2, 3), keepdim=True))
 
 
-@st.composite
-def means(draw):
-    """Shape, axes of any sign and order but the batch, and whether they are kept."""
-    shape = (2, *(draw(st.integers(1, 4)) for _ in range(draw(st.integers(1, 3)))))
-    axes = draw(st.lists(st.integers(1, len(shape) - 1), min_size=1, unique=True))
-    return shape, [axis - len(shape) if draw(st.booleans()) else axis for axis in axes], draw(st.booleans())
-
-
-@MANY
-def test_reduce_mean(examples):
-    def holds(case):
-        shape, axes, keep = case
-        x = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
-        node = helper.make_node("ReduceMean", ["x", "a"], ["y"], name="mean", keepdims=int(keep))
-        check_rule([node], x, lambda i: i.mean(axes, keepdim=keep), {"a": np.array(axes, np.int64)})
-
-    for_all(means(), holds, examples)
-
-
 def test_a_mean_that_is_read_beside_its_tensor():
     x = np.random.default_rng(0).standard_normal((2, 3, 4)).astype(np.float32)
     nodes = [
@@ -155,8 +137,81 @@ def test_a_mean_that_is_read_beside_its_tensor():
     check_rule(nodes, x, lambda i: i * torch.relu(i.mean(1, keepdim=True)), {"a": np.array([1], np.int64)})
 
 
-def test_a_mean_over_the_batch_is_refused():
-    node = helper.make_node("ReduceMean", ["x", "a"], ["y"], name="odd", keepdims=1)
-    model = one_operator([node], np.zeros((2, 3), np.float32), (1, 3), {"a": np.array([0], np.int64)})
-    with pytest.raises(UnsupportedOperator, match=r"odd.*ReduceMean along the batch"):
-        differentiate(model, "y", "x")
+@st.composite
+def rounded_up(draw):
+    """Windows of any rank whose last one may reach beyond the padding, as torch allows it: more than half a kernel
+    of padding is refused there."""
+    rank = draw(st.sampled_from([1, 2, 2]))
+    kernel = [draw(st.integers(2, 3)) for _ in range(rank)]
+    options = {
+        "kernel_shape": kernel,
+        "strides": [draw(st.integers(1, 3)) for _ in range(rank)],
+        "pads": [draw(st.integers(0, size // 2)) for size in kernel] * 2,
+        "ceil_mode": 1,
+    }
+    size = [draw(st.integers(4, 8)) for _ in range(rank)]
+    for axis in range(rank):
+        span = size[axis] + 2 * options["pads"][axis] - kernel[axis]
+        last = -(-span // options["strides"][axis]) * options["strides"][axis]
+        assume(last < size[axis] + options["pads"][axis])
+    return options, np.random.default_rng(1).standard_normal((2, 3, *size)).astype(np.float32), draw(st.booleans())
+
+
+@MANY
+@pytest.mark.parametrize("operator", ["MaxPool", "AveragePool"])
+def test_sizes_that_are_rounded_up(operator, examples):
+    def holds(case):
+        options, x, counted = case
+        rank = x.ndim - 2
+        pads, strides, kernel = options["pads"][:rank], options["strides"], options["kernel_shape"]
+        options = options | ({"count_include_pad": int(counted)} if operator == "AveragePool" else {})
+
+        def by_torch(image):
+            if operator == "MaxPool":
+                pool = functional.max_pool1d if rank == 1 else functional.max_pool2d
+                return pool(image, kernel, strides, pads, ceil_mode=True)
+            pool = functional.avg_pool1d if rank == 1 else functional.avg_pool2d
+            return pool(image, kernel, strides, pads, ceil_mode=True, count_include_pad=counted)
+
+        check_rule([helper.make_node(operator, ["x"], ["y"], name="pool", **options)], x, by_torch)
+
+    for_all(rounded_up(), holds, examples)
+
+
+@pytest.mark.parametrize("rank", [1, 3])
+@pytest.mark.parametrize("operator", ["MaxPool", "AveragePool"])
+@pytest.mark.parametrize("stride", [1, 2])
+def test_pools_over_one_axis_and_over_three(operator, rank, stride):
+    x = np.random.default_rng(0).standard_normal((2, 3, *[6] * rank)).astype(np.float32)
+    kinds = {"MaxPool": "max_pool", "AveragePool": "avg_pool"}
+    pool = getattr(functional, f"{kinds[operator]}{rank}d")
+    node = helper.make_node(operator, ["x"], ["y"], kernel_shape=[2] * rank, strides=[stride] * rank)
+    check_rule([node], x, lambda i: pool(i, 2, stride))
+
+
+@pytest.mark.parametrize("p", [1, 2, 3])
+@pytest.mark.parametrize("pads", [[0, 0, 0, 0], [1, 0, 1, 1]])
+def test_the_length_of_a_window(p, pads):
+    x = np.random.default_rng(0).standard_normal((2, 3, 6, 5)).astype(np.float32)
+    node = helper.make_node("LpPool", ["x"], ["y"], name="pool", kernel_shape=[3, 2], strides=[2, 1], pads=pads, p=p)
+
+    def by_torch(image):
+        padded = functional.pad(image.abs() ** p, (pads[1], pads[3], pads[0], pads[2]))
+        return (functional.avg_pool2d(padded, (3, 2), (2, 1)) * 6) ** (1 / p)
+
+    check_rule([node], x, by_torch, tolerance=1e-5)
+
+
+def test_a_window_of_zeros_has_a_length_with_a_gradient_of_zeros():
+    x = np.array([[[[0, 0, 3, -4]]]], np.float32)
+    node = helper.make_node("LpPool", ["x"], ["y"], kernel_shape=[1, 2], strides=[1, 2], p=2)
+    product = differentiate(one_operator([node], x, (1, 1, 1, 2), {}), "y", "x")
+    result = run(product, {"x": x, "grad_output": np.ones((1, 1, 1, 2), np.float32)})
+    np.testing.assert_allclose(result["gradient"], [[[[0, 0, 0.6, -0.8]]]], rtol=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 7), (2, 3, 4, 5)])
+def test_equal_maxima_of_an_image_share_the_gradient(shape):
+    x = np.random.default_rng(0).integers(0, 4, shape).astype(np.float32)
+    axes = tuple(range(2, len(shape)))
+    check_rule([helper.make_node("GlobalMaxPool", ["x"], ["y"])], x, lambda i: i.amax(axes, keepdim=True))

@@ -82,3 +82,10 @@ def test_a_reduction_of_everything_is_refused():
     )
     with pytest.raises(UnsupportedOperator, match=r"odd.*ReduceMax along the batch"):
         differentiate(model, "y", "x")
+
+
+def test_a_reduction_along_the_batch_is_refused():
+    node = helper.make_node("ReduceMean", ["x", "a"], ["y"], name="odd", keepdims=1)
+    model = one_operator([node], np.zeros((2, 3), np.float32), (1, 3), {"a": np.array([0], np.int64)})
+    with pytest.raises(UnsupportedOperator, match=r"odd.*ReduceMean along the batch"):
+        differentiate(model, "y", "x")

@@ -72,17 +72,18 @@ def cropped(tape: Tape, tensor: str, source: Shape, paddings: dict[int, tuple[in
 def resize(tape: Tape, node: onnx.NodeProto, cotangent: Cotangent) -> list[Cotangent | None]:
     source, target = tape.graph.shape(node.input[0]), tape.graph.shape(node.output[0])
     options = attributes(node)
-    scales, sizes = tape.graph.constant(node, 2), tape.graph.constant(node, 3)
-    has_scales = scales is not None and scales.size > 0
+    scales = tape.graph.constant(node, 2)
     if options.get("coordinate_transformation_mode") == "tf_crop_and_resize":
         raise UnsupportedOperator("Resize of a region of interest", where=node_label(node))
-    if not has_scales and sizes is None:
-        raise UnsupportedOperator("Resize to a computed size", where=node_label(node))
+    if options.get("keep_aspect_ratio_policy", "stretch") != "stretch":
+        raise UnsupportedOperator("Resize that keeps the ratio of the sides", where=node_label(node))
+    if scales is None and input_name(node, 2):
+        raise UnsupportedOperator("Resize by computed scales", where=node_label(node))
     axes = [axis % len(source) for axis in options.get("axes", range(len(source)))]
     tensor = tape.dense(cotangent, target)
     for position, axis in enumerate(axes):
         size, goal = source[axis], target[axis]
-        scale = float(scales[position]) if scales is not None and has_scales else None
+        scale = float(scales[position]) if scales is not None and scales.size else None
         if size is None or goal is None:
             if size != goal or scale not in (None, 1.0):
                 raise UnsupportedOperator("Resize of the batch", where=node_label(node))
