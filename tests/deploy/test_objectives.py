@@ -1,4 +1,4 @@
-"""What attacks ascend: values against formulas in PyTorch, derivatives against autograd, at every scale of the logits."""
+"""What attacks ascend: values against formulas in PyTorch, derivatives against autograd, at every scale."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""What APGD, FAB-T, DeepFool and Carlini-Wagner have in common: closed forms on linear classifiers, and the rules of the
-harness for bytes, balls, chunks and images that have fallen."""
+"""What APGD, FAB-T, DeepFool and Carlini-Wagner have in common: closed forms on linear classifiers, and the harness's
+rules for bytes, balls, chunks and images that have fallen."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from hardbit_deploy.errors import HardbitError
 from linear_examples import LinearEngine, LinearGradient, linear_logits, linear_target
 
 SHAPE = (1, 6, 6)
+EPS = {"linf": 4.0, "l2": 28.5}
 Attack = Callable[..., AttackOutcome]
 
 ATTACKS: dict[str, Attack] = {
@@ -108,15 +109,13 @@ class TestClosedForms:
 
 @pytest.mark.parametrize(("name", "norm"), BOTH_NORMS)
 class TestRules:
-    eps = {"linf": 4.0, "l2": 28.5}
-
     def attacked(self, name: str, norm: str, flight: int | None = None, count: int = 120):
         target = linear_target(classes=4, input_shape=SHAPE, seed=4)
         target.engine.images_in_flight = flight
         images = images_of(count, seed=4)
         labels = labels_of(target, images)
         target.engine.seen.clear()
-        return target, images, labels, run(name, target, images, labels, ThreatModel(norm, self.eps[norm]), steps=12)
+        return target, images, labels, run(name, target, images, labels, ThreatModel(norm, EPS[norm]), steps=12)
 
     def test_survival_is_what_the_engine_says_of_the_bytes_returned(self, name, norm):
         target, images, labels, outcome = self.attacked(name, norm)
@@ -124,7 +123,7 @@ class TestRules:
         np.testing.assert_array_equal(again.argmax(axis=1) == labels, outcome.survived)
         np.testing.assert_array_equal(again, outcome.logits)
         np.testing.assert_array_equal(margins(again, labels), outcome.margin)
-        assert (length(outcome.adversarial, images, norm) <= self.eps[norm] + 1e-12).all()
+        assert (length(outcome.adversarial, images, norm) <= EPS[norm] + 1e-12).all()
         assert 0 < outcome.survived.sum() < 120
         assert (outcome.margin <= margins(linear_logits(target.engine.weights, images), labels)).all()
 
@@ -182,7 +181,7 @@ class TestRules:
             target = linear_target(classes=4, input_shape=SHAPE, seed=4, scale=scale)
             images = images_of(60, seed=4)
             labels = labels_of(target, images)
-            survived.append(run(name, target, images, labels, ThreatModel(norm, self.eps[norm]), steps=12).survived)
+            survived.append(run(name, target, images, labels, ThreatModel(norm, EPS[norm]), steps=12).survived)
         # cross-entropy does change with the scale: which classes it heeds
         allowed = 5 if name in ("apgd", "apgd restarted") else 0
         assert max(np.count_nonzero(survived[0] != other) for other in survived[1:]) <= allowed

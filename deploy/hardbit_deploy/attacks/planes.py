@@ -52,8 +52,10 @@ def step_to_plane(
 
 
 def visible(steps: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Steps (n, values) lengthened, where need be, until their greatest value is half a grey level: shorter ones may not
-    change a byte, and one that is seen to change nothing is made again and again."""
+    """Steps (n, values), lengthened where need be until their greatest value is half a grey level.
+
+    Shorter ones may not change a byte, and what is seen to change nothing is done again and again.
+    """
     greatest = np.abs(steps).max(axis=1, initial=0)
     factor = np.where((greatest > 0) & (greatest < _HALF), _HALF / np.maximum(greatest, _TINY), 1)
     return steps * factor[:, None].astype(np.float32)
