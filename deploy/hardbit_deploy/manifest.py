@@ -82,6 +82,7 @@ class Manifest:
     canonical_file: str
     attack_file: str
     smooth_attack_file: str | None  # the attack graph through the smooth surrogate, where the bundle has one
+    integer_attack_file: str | None  # the attack graph whose backward pass runs in integers, where it has one
     attack_losses: tuple[str, ...]
     images_file: str
     labels_file: str
@@ -138,6 +139,7 @@ def parse_manifest(data: bytes) -> Manifest:
         canonical_file=canonical.listed("file", files),
         attack_file=attack.listed("file", files),
         smooth_attack_file=attack.listed("smooth_file", files) if "smooth_file" in attack.document else None,
+        integer_attack_file=attack.listed("integer_file", files) if "integer_file" in attack.document else None,
         attack_losses=attack.strings("losses"),
         images_file=evaluation.listed("images", files),
         labels_file=evaluation.listed("labels", files),
@@ -176,7 +178,7 @@ _KNOWN_KEYS = {
     "input": "scale zero_point",
     "engine": "file integer_nodes float_nodes",
     "canonical": "file",
-    "attack": "file smooth_file losses",
+    "attack": "file smooth_file integer_file losses",
     "evaluation": "images labels data_set split count",
     "twin": "clean_logits adversarial_images adversarial_logits",
     "threat_model": "norm eps_255",

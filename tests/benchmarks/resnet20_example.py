@@ -14,6 +14,7 @@ from torch import nn
 from hardbit import nets
 from hardbit.graph.export import export_canonical
 from hardbit.graph.gradient import build_attack_graph
+from hardbit.graph.gradient.integer_cotangents import with_integer_cotangents
 from hardbit.quantize import freeze
 from hardbit.targets import lower
 from quantized_examples import calibrated, random_images
@@ -24,12 +25,14 @@ CLASSES = 10
 
 @dataclass(frozen=True)
 class Forms:
-    """`floating` and `twin` take centred float images; the two files take bytes."""
+    """`floating` and `twin` take centred float images; the files take bytes. `integer` is the attack graph whose
+    backward pass runs in integers, which networks of 8 bits have."""
 
     floating: nn.Module
     twin: nn.Module
     engine: Path
     attack: Path
+    integer: Path | None
     images: NDArray[np.uint8]
 
 
@@ -43,8 +46,13 @@ def resnet20_forms(bits: int, folder: Path, count: int) -> Forms:
     canonical = export_canonical(twin, INPUT_SHAPE)
     engine, attack = folder / f"engine{bits}.onnx", folder / f"attack{bits}.onnx"
     onnx.save(lower(canonical, "onnxruntime"), engine)
-    onnx.save(build_attack_graph(canonical), attack)
-    return Forms(floating, twin, engine, attack, random_images(count, INPUT_SHAPE))
+    exact, images = build_attack_graph(canonical), random_images(count, INPUT_SHAPE)
+    onnx.save(exact, attack)
+    integer = None
+    if (model := with_integer_cotangents(exact, images)) is not None:
+        integer = folder / f"integer{bits}.onnx"
+        onnx.save(model, integer)
+    return Forms(floating, twin, engine, attack, integer, images)
 
 
 def resnet20_canonical(bits: int) -> onnx.ModelProto:

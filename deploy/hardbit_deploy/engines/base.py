@@ -136,6 +136,7 @@ class Gradient(_Activated):
         """Own logits (n, classes) and the gradient of the loss at them, float32 like `images`, in one run.
 
         Stands for `Engine.infer` followed by `gradient` wherever `logits` has been seen to give the engine's very bits.
+        The gradient may be rounded more coarsely than that of `gradient`: what counts is where it points.
         Raises as `gradient` does.
         """
         checked = self._checked_images(images)

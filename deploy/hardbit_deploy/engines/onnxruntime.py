@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from hardbit_deploy.bundle import Bundle
 from hardbit_deploy.engines.base import Engine, Gradient, PrecisionReport
+from hardbit_deploy.engines.directions import GradientWithDirections
 from hardbit_deploy.errors import HardbitError
 from hardbit_deploy.suite import LOSSES
 
@@ -50,9 +51,12 @@ def open_engine(bundle: Bundle, threads: int = 1) -> OnnxRuntimeEngine:
     return OnnxRuntimeEngine(bundle.file(manifest.engine_file), manifest.input_shape, manifest.classes, threads=threads)
 
 
-def open_gradient(bundle: Bundle, threads: int = 1) -> OnnxRuntimeGradient:
-    """The bundle's attack graph, not yet active."""
-    return _gradient(bundle, bundle.manifest.attack_file, threads)
+def open_gradient(bundle: Bundle, threads: int = 1) -> Gradient:
+    """The bundle's attack graph, with the one in integers beside it where the bundle has one; not yet active."""
+    exact, integer_file = _gradient(bundle, bundle.manifest.attack_file, threads), bundle.manifest.integer_attack_file
+    if integer_file is None:
+        return exact
+    return GradientWithDirections(exact, _gradient(bundle, integer_file, threads))
 
 
 def open_smooth_gradient(bundle: Bundle, threads: int = 1) -> OnnxRuntimeGradient:

@@ -1,4 +1,4 @@
-"""The attack graph with a backward pass in integers: the logits of the exact one, its directions nearly, its strength."""
+"""The attack graph with a backward pass in integers: logits of the exact one, nearly its directions, its strength."""
 
 from __future__ import annotations
 
@@ -34,9 +34,15 @@ SHAPE = (3, 32, 32)
 
 
 @pytest.fixture(scope="module")
-def graphs() -> tuple[onnx.ModelProto, onnx.ModelProto]:
-    """The exact attack graph of ResNet-8 at 8 bits, which has convolutions of stride 2 and shortcuts, and the other."""
-    exact = build_attack_graph(export_canonical(freeze(calibrated("resnet8", 8)).eval(), SHAPE))
+def canonical() -> onnx.ModelProto:
+    """ResNet-8 at 8 bits, which has convolutions of stride 2 and shortcuts."""
+    return export_canonical(freeze(calibrated("resnet8", 8)).eval(), SHAPE)
+
+
+@pytest.fixture(scope="module")
+def graphs(canonical: onnx.ModelProto) -> tuple[onnx.ModelProto, onnx.ModelProto]:
+    """Its exact attack graph, and the other."""
+    exact = build_attack_graph(canonical)
     integer = with_integer_cotangents(exact, random_images(16, SHAPE, seed=5))
     assert integer is not None
     return exact, integer
@@ -158,11 +164,11 @@ def test_an_image_that_lost_its_direction_is_given_the_exact_one() -> None:
         )
 
 
-def test_pgd_finds_as_much_with_it(graphs, gradients, tmp_path: Path) -> None:
+def test_pgd_finds_as_much_with_it(canonical, gradients, tmp_path: Path) -> None:
     """Random weights, 48 images: no more than two fall to one of them only."""
     from hardbit.targets import lower
 
-    onnx.save(lower(export_canonical(freeze(calibrated("resnet8", 8)).eval(), SHAPE), "onnxruntime"), tmp_path / "e")
+    onnx.save(lower(canonical, "onnxruntime"), tmp_path / "e")
     images = random_images(48, SHAPE, seed=3)
     exact, integer = gradients
     with OnnxRuntimeEngine(tmp_path / "e", SHAPE, 10) as engine:

@@ -50,6 +50,9 @@ def _run(work: Work) -> str:
     if differentiated.smooth.is_file():
         files["attack_smooth.onnx"] = differentiated.smooth
         fields["attack"]["smooth_file"] = "attack_smooth.onnx"
+    if differentiated.integer.is_file():
+        files["attack_integer.onnx"] = differentiated.integer
+        fields["attack"]["integer_file"] = "attack_integer.onnx"
     fields["transfer"] = []
     for source in transferred.read_sources():
         file = f"transfer_{source['name']}.npy"

@@ -35,7 +35,7 @@ from hardbit.graph.onnx_graph import OnnxGraph
 
 __all__ = ["calibration_feeds", "with_integer_cotangents"]
 
-COVERED = 99.99  # per cent of a tensor's cotangents that do not saturate
+COVERED = 99.95  # per cent of a tensor's cotangents that do not saturate
 LARGEST_CODE = 127
 ZERO_POINT = 128
 _SINGLE_PASS = 8  # images at a time in calibration
