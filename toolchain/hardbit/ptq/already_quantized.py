@@ -16,6 +16,8 @@ from hardbit.ptq.preparation import with_initializers
 from hardbit.ptq.qonnx_dialect import qonnx_as_qdq
 from hardbit.ptq.quantized_layers_of_files import constants_as_numbers, layers_by_output_channel
 from hardbit.ptq.quantizers_of_files import (
+    bytes_first,
+    eight_bit_codes,
     explicit_parameters,
     integer_clips,
     without_repeated_quantizers,
@@ -34,7 +36,7 @@ def canonical_from_quantized(model: onnx.ModelProto) -> onnx.ModelProto:
     QONNX. Layers are written in the form that integer kernels have; what the file leaves to float is declared so.
     Raises HardbitError that names the node which has no canonical form.
     """
-    plain = codes_as_numbers(qonnx_as_qdq(with_initializers(model)))
+    plain = codes_as_numbers(eight_bit_codes(qonnx_as_qdq(with_initializers(model))))
     graph = OnnxGraph(run_passes(plain, (StripInitializerInputs(), RemoveIdentities())))
     for node in graph.nodes:
         if not node.name:
@@ -43,6 +45,7 @@ def canonical_from_quantized(model: onnx.ModelProto) -> onnx.ModelProto:
         layers_by_output_channel,
         constants_as_numbers,
         explicit_parameters,
+        bytes_first,
         integer_clips,
         without_repeated_quantizers,
     ):

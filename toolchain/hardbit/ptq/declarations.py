@@ -32,7 +32,7 @@ def declare_floats(graph: OnnxGraph) -> None:
 
 def _reason(graph: OnnxGraph, node: onnx.NodeProto, pixels: set[str], integer: set[str]) -> str | None:
     operator = node.op_type
-    if operator in ("QuantizeLinear", "DequantizeLinear") or node.name in integer:
+    if operator in ("QuantizeLinear", "DequantizeLinear") or (node.name in integer and operator != "MatMul"):
         return None
     if operator in _LAYERS:
         weights = node.input[1]

@@ -228,8 +228,9 @@ def _product(rewriter: _Rewriter, node: onnx.NodeProto) -> None:
 
 
 def _gemm(rewriter: _Rewriter, node: onnx.NodeProto) -> None:
-    if attribute(node, "alpha", 1.0) != 1.0:
-        raise HardbitError("QGemm with alpha", node.name, "save the network as Q/DQ (QuantFormat.QDQ)")
+    alpha, scale = np.asarray(attribute(node, "alpha", 1.0), np.float32), rewriter.graph.operand(node, 4)
+    if alpha != 1 and scale is not None:  # it multiplies what the bias was added to
+        rewriter.graph.set_input(node, 4, rewriter.graph.add_constant(f"{node.name}.alpha.scale", scale * alpha))
     outputs = 0 if attribute(node, "transB", 0) else 1
     operands = [rewriter.operand(node, 0), rewriter.operand(node, 3, axis=outputs)]
     bias = rewriter.bias(node, 6, node.input[1], node.input[4])

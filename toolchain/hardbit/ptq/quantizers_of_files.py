@@ -6,12 +6,35 @@ import numpy as np
 import onnx
 from onnx import helper
 
-from hardbit.graph.onnx_graph import OnnxGraph
+from hardbit.graph.onnx_graph import OnnxGraph, mark_bits
+from hardbit.graph.passes.quantize_image import PIXEL_SCALE, PIXEL_ZERO_POINT
 from hardbit.graph.quantized_layers import dequantizer_of
+from hardbit_deploy.errors import HardbitError
 
-__all__ = ["explicit_parameters", "integer_clips", "without_repeated_quantizers"]
+__all__ = ["bytes_first", "eight_bit_codes", "explicit_parameters", "integer_clips", "without_repeated_quantizers"]
 
+_NARROW = ("int2", "uint2", "int4", "uint4")
 _QUANTIZERS = ("QuantizeLinear", "DequantizeLinear")
+
+
+def eight_bit_codes(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy of `model` in which constants of 2 and 4 bits are stored in 8. Raises HardbitError naming the quantizer of
+    activations that writes another type than int8 or uint8."""
+    graph = OnnxGraph(model)
+    for node in graph.nodes:
+        zero_point = graph.operand(node, 2) if node.op_type in _QUANTIZERS else None
+        if zero_point is None:
+            continue
+        name = zero_point.dtype.name
+        if name in _NARROW and graph.is_constant(node.input[0]) and node.op_type == "DequantizeLinear":
+            for index in (0, 2):
+                values = graph.operand(node, index)
+                if values is not None and values.dtype.name in _NARROW:
+                    wide = values.astype(np.uint8 if name.startswith("u") else np.int8)
+                    graph.set_input(node, index, graph.add_constant(f"{node.input[index]}.wide", wide))
+        elif name not in ("int8", "uint8", "int32"):
+            raise HardbitError(f"its codes are {name}", node.name, "quantize to int8 or uint8")
+    return graph.to_model()
 
 
 def explicit_parameters(graph: OnnxGraph) -> None:
@@ -28,6 +51,35 @@ def explicit_parameters(graph: OnnxGraph) -> None:
             graph.set_input(node, 2, graph.add_constant(f"{node.name}.zero_point", np.uint8(0)))
         elif zero_point is not None and zero_point.size == 1 and zero_point.ndim:
             graph.set_input(node, 2, graph.add_constant(f"{node.input[2]}.scalar", zero_point.reshape(())))
+
+
+def bytes_first(graph: OnnxGraph) -> None:
+    """Let the image pass a quantizer whose codes are its bytes, before one of the file's own scale: engines and attack
+    graphs take the codes of the first quantizer for bytes. Numbers (pixel - 128) / 256 come out as they went in."""
+    image = graph.inputs[0].name
+    readers = graph.consumers(image)
+    if not any(reader.op_type == "QuantizeLinear" for reader in readers):
+        return
+    if len(readers) == 1 and _codes_are_bytes(graph, readers[0]):
+        return
+    parameters = [
+        graph.add_constant(f"{image}.pixel_scale", np.float32(PIXEL_SCALE)),
+        graph.add_constant(f"{image}.pixel_zero_point", np.uint8(PIXEL_ZERO_POINT)),
+    ]
+    codes, numbers = graph.unused_name(f"{image}.bytes"), graph.unused_name(f"{image}.numbers")
+    graph.replace_uses(image, numbers, readers)
+    for operator, source, target in (("QuantizeLinear", image, codes), ("DequantizeLinear", codes, numbers)):
+        name = graph.unused_node_name(f"{image}.{operator.removesuffix('Linear').lower()}")
+        node = helper.make_node(operator, [source, *parameters], [target], name=name)
+        mark_bits(node, 8)
+        graph.insert_before(readers[0], node)
+
+
+def _codes_are_bytes(graph: OnnxGraph, quantize: onnx.NodeProto) -> bool:
+    scale, zero_point = graph.operand(quantize, 1), graph.operand(quantize, 2)
+    if scale is None or zero_point is None or scale.size != 1 or scale.item() != PIXEL_SCALE:
+        return False
+    return int(zero_point.item()) == (PIXEL_ZERO_POINT if zero_point.dtype == np.uint8 else 0)
 
 
 def integer_clips(graph: OnnxGraph) -> None:

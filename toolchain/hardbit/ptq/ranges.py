@@ -62,6 +62,8 @@ def calibrated_ranges(
         return {name: (float(histograms[name][2]), float(histograms[name][3])) for name in tensors}
     if calibration == "mse":
         return {name: least_squares_range(histograms[name][0], histograms[name][1], levels) for name in tensors}
+    if calibration == "entropy":
+        return {name: _entropy_range(collector, histograms[name], levels) for name in tensors}
     found = _quietly(collector.compute_collection_result)
     return {name: (float(found[name][0]), float(found[name][1])) for name in tensors}
 
@@ -74,10 +76,16 @@ def _collector(calibration: str, levels: int) -> Any:
         method="entropy" if calibration == "entropy" else "percentile",
         symmetric=False,
         num_bins=BINS[calibration],
-        num_quantized_bins=max(levels // 2, 2),
+        num_quantized_bins=levels,
         percentile=PERCENTILE,
         scenario="same",
     )
+
+
+def _entropy_range(collector: Any, histogram: Any, levels: int) -> Range:
+    """The histogram reaches as far below 0 as above: of what is never negative, all levels are on one half of it."""
+    low, high = collector.get_entropy_threshold(histogram, levels if histogram[2] < 0 else 2 * levels)
+    return float(low), float(high)
 
 
 def _quietly(function: Any, *arguments: object) -> Any:
