@@ -76,8 +76,11 @@ def followed_by_clip(model: onnx.ModelProto, tensor: str) -> bool:
 
 
 def quantize(x: list[Tensor], options: dict[str, Any]) -> Tensor:
-    zero_point = float(x[2]) if len(x) > 2 else 0.0
-    codes = RoundStraightThrough.apply(x[0] / x[1]) + zero_point
+    scale, zero_point = x[1], x[2].double() if len(x) > 2 else torch.zeros(())
+    if scale.ndim == 1:
+        shape = [-1 if k == options.get("axis", 1) else 1 for k in range(x[0].ndim)]
+        scale, zero_point = scale.reshape(shape), zero_point.reshape(shape)
+    codes = RoundStraightThrough.apply(x[0] / scale) + zero_point
     low, high = CODES[options["code_type"]]
     if not options["inside"]:
         return codes.clamp(low, high)
@@ -136,20 +139,60 @@ def batch_norm(x: list[Tensor], options: dict[str, Any]) -> Tensor:
     return functional.batch_norm(x[0], x[3], x[4], x[1], x[2], eps=options.get("epsilon", 1e-5))
 
 
+class SignStraightThrough(torch.autograd.Function):
+    """Sign whose derivative is taken as 1 where the magnitude is at most 1."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x.abs() <= 1)
+        return torch.sign(x)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        return gradient * ctx.saved_tensors[0]
+
+
+def reshape(x: list[Tensor], options: dict[str, Any]) -> Tensor:
+    return x[0].reshape([x[0].shape[k] if size == 0 else size for k, size in enumerate(x[1].tolist())])
+
+
+def sliced(x: list[Tensor], options: dict[str, Any]) -> Tensor:
+    places: list[slice] = [slice(None)] * x[0].ndim
+    axes = x[3].tolist() if len(x) > 3 else range(len(x[1]))
+    steps = x[4].tolist() if len(x) > 4 else [1] * len(x[1])
+    for axis, first, last, step in zip(axes, x[1].tolist(), x[2].tolist(), steps, strict=True):
+        places[axis] = slice(first, last, step)
+    return x[0][tuple(places)]
+
+
+def pad(x: list[Tensor], options: dict[str, Any]) -> Tensor:
+    amounts, rank = x[1].tolist(), x[0].ndim
+    return functional.pad(x[0], [amounts[k + side * rank] for k in reversed(range(rank)) for side in range(2)])
+
+
 OPERATORS: dict[str, Callable[[list[Any], dict[str, Any]], Tensor]] = {
     "Add": lambda x, o: x[0] + x[1],
     "AveragePool": average_pool,
     "BatchNormalization": batch_norm,
     "Clip": lambda x, o: torch.clamp(x[0], float(x[1]), float(x[2])),
+    "Concat": lambda x, o: torch.cat(x, o["axis"]),
     "Conv": conv,
     "DequantizeLinear": dequantize,
     "Flatten": lambda x, o: x[0].flatten(o.get("axis", 1)),
     "Gemm": gemm,
     "GlobalAveragePool": lambda x, o: x[0].mean((2, 3), keepdim=True),
     "Identity": lambda x, o: x[0],
+    "MatMul": lambda x, o: x[0] @ x[1],
     "MaxPool": max_pool,
+    "Mul": lambda x, o: x[0] * x[1],
+    "Pad": pad,
     "QuantizeLinear": quantize,
+    "ReduceMean": lambda x, o: x[0].mean(x[1].tolist(), keepdim=bool(o.get("keepdims", 1))),
     "Relu": lambda x, o: torch.relu(x[0]),
+    "Reshape": reshape,
+    "Sign": lambda x, o: SignStraightThrough.apply(x[0]),
+    "Slice": sliced,
+    "Transpose": lambda x, o: x[0].permute(o["perm"]),
 }
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from onnx import helper
 
-from canonical_examples import plain_cnn, residual_net
+from canonical_examples import CanonicalBuilder, plain_cnn, residual_net
 from gradient_reference import evaluate, one_operator, relative_error, run
 from hardbit.graph.gradient import build_attack_graph, differentiate
 
@@ -165,3 +165,74 @@ def test_at_eight_bits_masks_from_codes_leave_the_signs_almost_everywhere(exampl
     coarse, _, _ = attack(example(8), "auto")
     moving = exact["gradient"] != 0
     assert (np.sign(coarse["gradient"]) == np.sign(exact["gradient"]))[moving].mean() > 0.95
+
+
+ZERO_POINTS = [(np.uint8, 117), (np.uint8, 3), (np.int8, -77), (np.uint8, 255)]
+
+
+@pytest.mark.parametrize(("dtype", "zero_point"), ZERO_POINTS)
+@pytest.mark.parametrize("masks", ["exact", "auto"])
+def test_zero_points_of_calibrated_networks(dtype, zero_point, masks):
+    """Any scale, any zero point: what post-training quantization makes of activations of both signs."""
+    scale, x = np.float32(0.0371), np.random.default_rng(0).uniform(-12, 12, (2, 3, 8, 8)).astype(np.float32)
+    nodes, constants = quantizer(dtype, zero_point)
+    constants |= {"s": scale}
+    model = one_operator(nodes, x, x.shape, constants)
+    v = np.random.default_rng(1).standard_normal(x.shape).astype(np.float32)
+    result = run(differentiate(model, "y", "x", masks=masks), {"x": x, "grad_output": v})
+    limits = np.iinfo(dtype)
+    codes = np.round(x.astype(np.float64) / scale) + zero_point
+    inside = (codes >= limits.min) & (codes <= limits.max)
+    if masks == "auto":
+        inside = (codes > limits.min) & (codes < limits.max)
+    np.testing.assert_array_equal(result["gradient"], np.where(inside, v, 0))
+
+
+@pytest.mark.parametrize("axis", [1, -1])
+@pytest.mark.parametrize("clipped", [False, True])
+def test_a_scale_and_a_zero_point_for_each_channel(axis, clipped):
+    """On and around every half step, at zero points of both parities."""
+    scales, zeros = np.array([0.5, 0.25, 1.0], np.float32), np.array([0, 3, -4], np.int8)
+    steps = np.arange(-540, 541) / 2
+    values = np.concatenate([steps - 2**-9, steps, steps + 2**-9])
+    x = (values[None, None, :] * scales[None, :, None]).astype(np.float32)
+    codes = np.round(values)[None, None, :] + zeros[None, :, None]
+    low, high = (-8, 7) if clipped else (-128, 127)
+    expected = (codes >= low) & (codes <= high)
+    if axis == -1:
+        x, expected = x.transpose(0, 2, 1), expected.transpose(0, 2, 1)
+    nodes = [
+        helper.make_node("QuantizeLinear", ["x", "s", "z"], ["q"], name="quantize", axis=axis),
+        helper.make_node("Clip", ["q", "l", "h"], ["c"], name="clip"),
+        helper.make_node("DequantizeLinear", ["c" if clipped else "q", "s", "z"], ["y"], name="dq", axis=axis),
+    ]
+    constants = {"s": scales, "z": zeros, "l": np.int8(-8), "h": np.int8(7)}
+    model = one_operator(nodes if clipped else [nodes[0], nodes[2]], x, x.shape, constants)
+    for masks in ("exact", "auto"):
+        result = run(differentiate(model, "y", "x", masks=masks), {"x": x, "grad_output": np.ones_like(x)})
+        np.testing.assert_array_equal(result["gradient"], expected)
+
+
+def test_codes_that_are_read_by_another_scale_scale_the_gradient():
+    x = np.linspace(-3, 3, 12, dtype=np.float32).reshape(2, 6)
+    nodes, constants = quantizer(np.int8, 0)
+    nodes[-1].input[1] = "other"
+    model = one_operator(nodes, x, x.shape, constants | {"other": np.float32(3 * SCALE)})
+    result = run(differentiate(model, "y", "x"), {"x": x, "grad_output": np.ones_like(x)})
+    np.testing.assert_array_equal(result["gradient"], np.full_like(x, 3))
+    np.testing.assert_allclose(result["y"], 3 * np.round(x / SCALE) * SCALE)
+
+
+def test_codes_of_channels_are_moved_in_front_of_their_scales():
+    """A scale for each channel belongs to an axis: DequantizeLinear must not be put off behind a Transpose."""
+    builder = CanonicalBuilder(0)
+    scales, zeros = np.array([2**-7, 2**-6, 2**-8], np.float32), np.array([128, 100, 7], np.uint8)
+    names = [builder.constant("s", scales), builder.constant("z", zeros)]
+    codes = builder.node("QuantizeLinear", ["image", *names], "q", "quantize", axis=1)
+    x = builder.node("DequantizeLinear", [codes, *names], "x", "dequantize", axis=1)
+    x = builder.node("Transpose", [x], "t", "transpose", perm=[0, 2, 3, 1])
+    x = builder.node("Flatten", [x], "flat", "flatten", axis=1)
+    model = builder.model(builder.gemm(x, "fc", (10, 48), 0.01, 8), (3, 4, 4), 10)
+    result, gradient, values = attack(model, "exact")
+    assert relative_error(result["logits"], values["logits"].detach().numpy()) < 1e-6
+    assert relative_error(result["gradient"], gradient) < 1e-6
