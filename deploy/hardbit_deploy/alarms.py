@@ -10,70 +10,27 @@ Boundary: judges counts; what produces them is in `chunk`.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
 
-from hardbit_deploy.network_bits import NetworkBits
+from hardbit_deploy.alarm import CONFIDENCE, HALF_A_POINT, Alarm, judged, not_run
 from hardbit_deploy.statistics import clopper_pearson, mcnemar_exact
 
 __all__ = [
-    "ACCEPTABLE",
-    "Alarm",
     "CurvePoint",
     "converged",
     "determinism",
     "eps_curve",
     "feasible",
     "gradients",
-    "iterative_beats_one_step",
     "logits",
     "parity",
-    "surrogates",
-    "white_box_beats_black_box",
-    "white_box_beats_transfer",
 ]
-
-ACCEPTABLE = (
-    "gradients",
-    "iterative_beats_one_step",
-    "surrogates",
-    "white_box_beats_black_box",
-    "white_box_beats_transfer",
-    "eps_curve",
-    "converged",
-)
-"""Alarms that speak of how strong attacks are on a network: a gate may know of them (see `known_alarms`). The others
-say that the measurement itself is broken."""
 
 PARITY_LEAST = 0.99
 LOGITS_LIMIT = 0.01
 GRADIENTS_LIMIT = 0.05
-HALF_A_POINT = 0.005
-ONE_POINT = 0.01
-FEW_IMAGES = 2  # that Square may fool alone whatever their share, for chance has its part in a random search
 CURVE_SIGNIFICANCE = 0.01
-CONFIDENCE = 0.95
-
-
-@dataclass(frozen=True)
-class Alarm:
-    """One check: `value` against `threshold`, and why; `not_run` where there was nothing to count."""
-
-    name: str
-    status: Literal["pass", "alarm", "not_run"]
-    value: float | None
-    threshold: float | None
-    reason: str
-
-    def to_document(self) -> dict[str, Any]:
-        return {
-            "name": self.name,
-            "status": self.status,
-            "value": self.value,
-            "threshold": self.threshold,
-            "reason": self.reason,
-        }
 
 
 @dataclass(frozen=True)
@@ -94,27 +51,40 @@ def parity(agreements: Sequence[tuple[str, int, int]]) -> Alarm:
     """
     seen = [(1 - flips / images, name, images, flips) for name, images, flips in agreements if images]
     if not seen:
-        return _not_run("parity", PARITY_LEAST, "no twin to compare with")
+        return not_run("parity", PARITY_LEAST, "no twin to compare with")
     value, name, images, flips = min(seen)
     reason = f"least agreement is with {name}: {flips} of {images} labels differ"
-    return _judged("parity", value < PARITY_LEAST, value, PARITY_LEAST, reason)
+    return judged("parity", value < PARITY_LEAST, value, PARITY_LEAST, reason)
 
 
-def determinism(changed: int, images: int) -> Alarm:
-    """The same images three times, and one by one: no label may change."""
+def determinism(changed: int, images: int, *, gradient_draws: int = 1) -> Alarm:
+    """The same images three times, and one by one: no label may change.
+
+    An engine that rolls dice is attacked along gradients that are averaged over `gradient_draws`.
+    """
     if not images:
-        return _not_run("determinism", 0, "no images")
+        return not_run("determinism", 0, "no images")
     reason = f"{changed} of {images} labels changed between three runs, or between batch 1 and a larger one"
-    return _judged("determinism", changed > 0, changed, 0, reason)
+    if gradient_draws > 1:
+        reason += f"; gradients are means of {gradient_draws} draws, and one draw that fails is a fall"
+    return judged("determinism", changed > 0, changed, 0, reason)
 
 
-def logits(probability_rows: int, broken_rows: int, images: int) -> Alarm:
-    """Rows are logits: neither probabilities, whose differences vanish where a network is sure, nor infinite or NaN."""
+def logits(probability_rows: int, broken_rows: int, strange_rows: int, images: int) -> Alarm:
+    """Rows are logits: neither probabilities, whose differences vanish where a network is sure, nor infinite or NaN.
+
+    Nor are they of a strange scale, over a thousand or under a thousandth from the largest to the smallest: gradients
+    of a cross-entropy saturate there in float32, or vanish. The losses of this harness have no scale, but whatever
+    else in the network was made with such logits may still saturate.
+    """
     if not images:
-        return _not_run("logits", LOGITS_LIMIT, "no images")
-    value = max(probability_rows, broken_rows) / images
-    reason = f"{probability_rows} of {images} rows are probabilities, {broken_rows} are not finite"
-    return _judged("logits", broken_rows > 0 or value > LOGITS_LIMIT, value, LOGITS_LIMIT, reason)
+        return not_run("logits", LOGITS_LIMIT, "no images")
+    value = max(probability_rows, broken_rows, strange_rows) / images
+    reason = (
+        f"{probability_rows} of {images} rows are probabilities, {broken_rows} are not finite, "
+        f"{strange_rows} are of a scale at which losses saturate or vanish"
+    )
+    return judged("logits", broken_rows > 0 or value > LOGITS_LIMIT, value, LOGITS_LIMIT, reason)
 
 
 def gradients(cases: Sequence[tuple[str, int, int]]) -> Alarm:
@@ -124,19 +94,10 @@ def gradients(cases: Sequence[tuple[str, int, int]]) -> Alarm:
     """
     seen = [(useless / images, what, images, useless) for what, images, useless in cases if images]
     if not seen:
-        return _not_run("gradients", GRADIENTS_LIMIT, "no images that the engine gets right")
+        return not_run("gradients", GRADIENTS_LIMIT, "no images that the engine gets right")
     value, what, images, useless = max(seen)
     reason = f"worst case is {what}: {useless} of {images} gradients are all zero or not finite"
-    return _judged("gradients", value > GRADIENTS_LIMIT, value, GRADIENTS_LIMIT, reason)
-
-
-def iterative_beats_one_step(missed: int, images: int) -> Alarm:
-    """PGD fools what FGSM fools, to half a point of the images (or one image, where half a point is less)."""
-    if not images:
-        return _not_run("iterative_beats_one_step", HALF_A_POINT, "no images")
-    reason = f"{missed} of {images} images are fooled by FGSM and by no PGD"
-    over = missed > max(1, int(HALF_A_POINT * images))
-    return _judged("iterative_beats_one_step", over, missed / images, HALF_A_POINT, reason)
+    return judged("gradients", value > GRADIENTS_LIMIT, value, GRADIENTS_LIMIT, reason)
 
 
 def eps_curve(points: Sequence[CurvePoint], images: int, largest_class: int) -> Alarm:
@@ -147,7 +108,7 @@ def eps_curve(points: Sequence[CurvePoint], images: int, largest_class: int) -> 
     above chance, if the lower end of their exact interval says so too.
     """
     if not images or not points:
-        return _not_run("eps_curve", None, "no images")
+        return not_run("eps_curve", None, "no images")
     last = points[-1]
     chance = largest_class / images
     value = last.survivors / images
@@ -158,17 +119,17 @@ def eps_curve(points: Sequence[CurvePoint], images: int, largest_class: int) -> 
                 f"accuracy rises from {smaller.survivors} to {point.survivors} of {images} "
                 f"between eps {smaller.eps_255:g} and {point.eps_255:g}/255"
             )
-            return _judged("eps_curve", True, (point.gained - point.lost) / images, 0, reason)
+            return judged("eps_curve", True, (point.gained - point.lost) / images, 0, reason)
     above = clopper_pearson(last.survivors, images, 2 * CONFIDENCE - 1)[0] > chance
-    return _judged("eps_curve", above, value, chance, f"accuracy falls with eps; {at_end}" if not above else at_end)
+    return judged("eps_curve", above, value, chance, f"accuracy falls with eps; {at_end}" if not above else at_end)
 
 
 def feasible(outside: int, rescored_otherwise: int, images: int) -> Alarm:
     """Every adversarial image, as bytes, is inside the eps ball, and the engine says of it what was recorded."""
     if not images:
-        return _not_run("feasible", 0, "no adversarial images")
+        return not_run("feasible", 0, "no adversarial images")
     reason = f"{outside} of {images} adversarial images leave the eps ball, {rescored_otherwise} score otherwise again"
-    return _judged("feasible", outside + rescored_otherwise > 0, outside + rescored_otherwise, 0, reason)
+    return judged("feasible", outside + rescored_otherwise > 0, outside + rescored_otherwise, 0, reason)
 
 
 def converged(gains: Sequence[tuple[str, int, int]]) -> Alarm:
@@ -183,70 +144,8 @@ def converged(gains: Sequence[tuple[str, int, int]]) -> Alarm:
         (clopper_pearson(fell, images, 2 * CONFIDENCE - 1)[0], fell / images) for _, fell, images in gains if images
     ]
     if not bounds:
-        return _not_run("converged", HALF_A_POINT, "no images")
+        return not_run("converged", HALF_A_POINT, "no images")
     bound, value = max(bounds)
     each = ", ".join(f"{what} {fell} of {images}" for what, fell, images in gains if images)
     reason = f"fooled in addition by {each}; the gain is at least {100 * bound:.2f} points"
-    return _judged("converged", bound > HALF_A_POINT, value, HALF_A_POINT, reason)
-
-
-def white_box_beats_black_box(alone: int, images: int, bits: NetworkBits, *, was_run: bool) -> Alarm:
-    """Images that Square fools and no gradient does: at most 1 %, or two.
-
-    Square sees no gradient, so what it finds alone was hidden from those that do. Where activations have 3 bits and
-    fewer, a suite without Square is an alarm by itself.
-    """
-    name = "white_box_beats_black_box"
-    if not images:
-        return _not_run(name, ONE_POINT, "no images")
-    if not was_run:
-        reason = f"Square was not run, and with {bits.fewest_of_activations}-bit activations gradients mislead"
-        return (
-            _missing(name, ONE_POINT, reason) if bits.need_queries else _not_run(name, ONE_POINT, "Square was not run")
-        )
-    reason = f"{alone} of {images} images are fooled by Square and by no attack that uses gradients"
-    return _judged(name, alone > max(FEW_IMAGES, ONE_POINT * images), alone / images, ONE_POINT, reason)
-
-
-def white_box_beats_transfer(alone: Mapping[str, int], images: int) -> Alarm:
-    """Images made on another network that fool this one, where no gradient of its own does: at most 1 %.
-
-    `alone` counts them for each source, and under "all" for all sources together.
-    """
-    name = "white_box_beats_transfer"
-    if not images or not alone:
-        return _not_run(name, ONE_POINT, "no images" if alone else "the bundle holds no images of other networks")
-    count = alone["all"]
-    each = ", ".join(f"{source} {number}" for source, number in alone.items() if source != "all")
-    reason = f"{count} of {images} images are fooled by transfer and by no attack that uses gradients ({each})"
-    return _judged(name, count > max(1, ONE_POINT * images), count / images, ONE_POINT, reason)
-
-
-def surrogates(alone: Mapping[str, int], images: int, bits: NetworkBits) -> Alarm:
-    """Below 4 bits gradients through both surrogates are needed; their union is used.
-
-    `alone` counts, for each surrogate that was used, the images that gradients through it fool and no others do.
-    """
-    if not images:
-        return _not_run("surrogates", None, "no images")
-    if len(alone) < 2:
-        reason = f"only the gradient through the {next(iter(alone))} surrogate was used"
-        if bits.need_both_surrogates:
-            return _missing("surrogates", None, f"{reason}, and the network has layers of {bits.fewest} bits")
-        return _not_run("surrogates", None, reason)
-    each = ", ".join(f"{number} through the {surrogate} one alone" for surrogate, number in alone.items())
-    reason = f"of {images} images gradients fool {each}; their union is used"
-    return _judged("surrogates", False, max(alone.values()) / images, None, reason)
-
-
-def _judged(name: str, raised: bool, value: float, threshold: float | None, reason: str) -> Alarm:
-    return Alarm(name, "alarm" if raised else "pass", float(value), threshold, reason)
-
-
-def _missing(name: str, threshold: float | None, reason: str) -> Alarm:
-    """What should have been run and was not."""
-    return Alarm(name, "alarm", None, threshold, reason)
-
-
-def _not_run(name: str, threshold: float | None, reason: str) -> Alarm:
-    return Alarm(name, "not_run", None, threshold, reason)
+    return judged("converged", bound > HALF_A_POINT, value, HALF_A_POINT, reason)

@@ -17,7 +17,7 @@ from hardbit_deploy.statistics import PairedComparison, compare_paired
 __all__ = ["Baseline", "load_baseline"]
 
 # What makes attacks stronger or weaker; a seed does not.
-SAME_SUITE_KEYS = ("steps", "restarts", "losses", "surrogates", "square_queries", "transfer")
+SAME_SUITE_KEYS = ("steps", "restarts", "losses", "surrogates", "square_queries", "attacks", "transfer")
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,8 @@ class Baseline:
         for part, keys in parts:
             earlier, current = self.document.get(part), document.get(part) or {}
             known = earlier if isinstance(earlier, Mapping) else {}
+            if part == "suite" and isinstance(earlier, Mapping):
+                known = {"attacks": []} | dict(known)  # results of before there were further attacks do not say so
             for key in keys:
                 if key in current and known.get(key) != current[key]:
                     self._refuse(f"was made with {key} {known.get(key, 'unknown')}, this run with {current[key]}")

@@ -1,8 +1,9 @@
 """Everything that is measured on one chunk of images, as plain arrays: what is stored, resumed from, and added up.
 
-Every attack of the suite is made on all images of the chunk that the engine gets right, independently of what other
-attacks found, so that each row of the result stands for itself; the worst case is the AND of them. Alarms that cost
-extra attacks are measured on the first images of the data set only (see `Suite`).
+FGSM, PGD, Square and transfer are made on all images of the chunk that the engine gets right, independently of what
+the others found, so that each row of the result stands for itself; further attacks of the suite are made one after
+another on what still stands. The worst case is the AND of them. Alarms that cost extra attacks are measured on the
+first images of the data set only (see `Suite`).
 
 Boundary: measures, never judges, and knows nothing of files or of other chunks.
 """
@@ -19,9 +20,10 @@ from numpy.typing import NDArray
 
 from hardbit_deploy import chunk_counts
 from hardbit_deploy.attacks import ThreatModel, keeps_label
-from hardbit_deploy.chunk_attacks import Attacks, WorstCase
+from hardbit_deploy.chunk_attacks import STANDING, Attacks, WorstCase
 from hardbit_deploy.chunk_counts import curve_radii_255
 from hardbit_deploy.engines.base import Target
+from hardbit_deploy.further_attacks import steps_and_queries
 from hardbit_deploy.suite import Suite
 from hardbit_deploy.victims import Victims
 
@@ -66,7 +68,7 @@ class Chunk:
         return min(max(count - self.first, 0), len(self.images))
 
 
-def work_in_queries(chunk_images: int, first: int, suite: Suite, radii: int, candidates: int) -> int:
+def work_in_queries(chunk_images: int, first: int, suite: Suite, radii: int, candidates: int, classes: int) -> int:
     """A rough count of the engine queries that a chunk is worth, for progress: as if no image ever fell.
 
     `radii` are those of the eps curve, `candidates` the transfer images of one image, over all sources.
@@ -75,8 +77,16 @@ def work_in_queries(chunk_images: int, first: int, suite: Suite, radii: int, can
     curve = min(max(suite.curve_images - first, 0), chunk_images) * radii * len(suite.surrogates)
     convergence = min(max(suite.convergence_images - first, 0), chunk_images) * 3 * climbs
     more_queries = min(max(suite.query_convergence_images - first, 0), chunk_images) * 2 * suite.square_queries
-    steps = (chunk_images * suite.restarts * climbs + curve + convergence) * suite.steps
-    return steps * QUERIES_A_STEP + chunk_images * (1 + suite.square_queries + candidates) + more_queries
+    losses = min(max(suite.loss_images - first, 0), chunk_images) * len(suite.surrogates)
+    noise = min(max(suite.noise_images - first, 0), chunk_images) * steps_and_queries(chunk_counts.NOISE, classes, 1)[1]
+    corrupted = min(max(suite.corruption_images - first, 0), chunk_images) * len(chunk_counts.CORRUPTIONS)
+    steps = (chunk_images * suite.restarts * climbs + curve + convergence + losses) * suite.steps
+    queries = chunk_images * (1 + suite.square_queries + candidates) + more_queries + noise + corrupted
+    for spec in suite.further:
+        more_steps, more = steps_and_queries(spec, classes, len(suite.surrogates))
+        steps += round(STANDING * chunk_images * more_steps)
+        queries += round(STANDING * chunk_images * more)
+    return steps * QUERIES_A_STEP + queries
 
 
 def measure_chunk(
@@ -88,8 +98,8 @@ def measure_chunk(
     what Square spent on each image, 0 where the engine was wrong before; `seconds/<attack>` float64 ();
     `same_bits` bool (n,), whether the attack graph's logits stood for the engine's within PGD;
     `agreement/<name>` float64 (images, label flips, largest difference); `logits`, `feasible`, `determinism`,
-    `gradients/<case>`, `converged`, `converged_queries` int64 counts; `curve` bool (radii, m); `examples/...` for up to
-    12 images.
+    `gradients/<case>`, `converged`, `converged_queries`, `noise`, `losses/<loss>` int64 counts; `curve` bool (radii,
+    m); `corruptions` bool (kinds x severities, m); `examples/...` for up to 12 images.
     """
     measured: Measurements = {"index": chunk.indices, "label": chunk.labels}
     started = time.perf_counter()
@@ -109,6 +119,9 @@ def measure_chunk(
         # Equal before the attack, unequal on what it found: the shortcut was not allowed, so it is made again without.
         attacks.same_bits = False
         best = attacks.run(chunk.victims, clean_logits, chunk.transfers)
+        _compare_attacked(target, best.adversarial[clean], measured)
+    if suite.attacks:
+        attacks.run_further(chunk.victims, best)
         _compare_attacked(target, best.adversarial[clean], measured)
     measured |= attacks.records(clean)
     measured["same_bits"] = np.full(len(clean), attacks.same_bits)
@@ -166,6 +179,14 @@ def _measure_alarms(
     count = chunk.among_first(suite.query_convergence_images) if suite.square_queries else 0
     victims = chunk.victims.of(slice(count))
     measured["converged_queries"] = chunk_counts.converged_queries(attacks, victims, survived[:count])
+    count = chunk.among_first(suite.noise_images)
+    withstood = attacks.withstood_gradients(clean)
+    measured["noise"] = chunk_counts.noise(attacks, chunk.victims.of(slice(count)), withstood[:count])
+    count = chunk.among_first(suite.loss_images)
+    measured |= chunk_counts.losses_left_out(attacks, chunk.victims.of(slice(count)), survived[:count])
+    count = chunk.among_first(suite.corruption_images)
+    if suite.corruption_images:
+        measured["corruptions"] = chunk_counts.corruptions(attacks, chunk.victims.of(slice(count)))
 
 
 def _pick_examples(chunk: Chunk, clean_logits: NDArray[np.float32], best: WorstCase, measured: Measurements) -> None:

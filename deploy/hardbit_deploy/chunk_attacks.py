@@ -16,12 +16,14 @@ from numpy.typing import NDArray
 
 from hardbit_deploy.attacks import AttackOutcome, ThreatModel, fgsm, keeps_label, margins, pgd, square
 from hardbit_deploy.engines.base import Gradient, Target
+from hardbit_deploy.further_attacks import Surface, run_attack
 from hardbit_deploy.suite import SMOOTH, STRAIGHT_THROUGH, Suite
 from hardbit_deploy.victims import Victims, outside
 
-__all__ = ["Attacks", "Report", "WorstCase", "transfer_name"]
+__all__ = ["STANDING", "Attacks", "Report", "WorstCase", "transfer_name"]
 
 Report = Callable[[int, int, str], None]  # steps and queries made since the last call, and what is being done
+STANDING = 0.5  # of a chunk's images, on which further attacks are expected to be made
 _LONGEST_NAME = 80  # of an attack, as an array keeps it
 
 
@@ -157,6 +159,34 @@ class Attacks:
                 self._found[name] = _Found(rows, outcome, time.perf_counter() - started, by_shortcut)
             best.take(name, rows, self._found[name].outcome)
         return best
+
+    def run_further(self, chunk: Victims, best: WorstCase) -> None:
+        """The suite's further attacks, in order, each on what still stands; `best` is of `run` and is updated."""
+        for spec in self.suite.further:
+            rows = np.flatnonzero(best.survived)
+            started = time.perf_counter()
+            share = STANDING * len(chunk) / max(len(rows), 1)  # what was planned for it, whatever it is given
+            outcome = run_attack(spec, self.surface, chunk.of(rows), self.report_as(spec.name, share))
+            self._found[spec.name] = _Found(rows, outcome, time.perf_counter() - started, by_shortcut=False)
+            best.take(spec.name, rows, outcome)
+
+    def report_as(self, what: str, share: float = 1.0) -> Callable[[int, int], None]:
+        """Progress of one attack, of which `what` is said; `share` of what it tells is counted."""
+        return lambda steps, queries: self.report(round(share * steps), round(share * queries), what)
+
+    @property
+    def surface(self) -> Surface:
+        """What further attacks meet."""
+        gradients = {surrogate: self.gradient(surrogate) for surrogate in self.suite.surrogates}
+        return Surface(self.target.engine, gradients, self.threat_model, self.suite.seed)
+
+    def withstood_gradients(self, clean: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """Which images of the chunk FGSM and PGD left standing in the last run, bool (n,)."""
+        standing = clean.copy()
+        for name in self.suite.white_box_names:
+            found = self._found[name]
+            standing[found.rows] &= found.outcome.survived
+        return standing
 
     def records(self, clean: NDArray[np.bool_]) -> dict[str, NDArray[Any]]:
         """What the last run found, per image of the chunk: the keys of `measure_chunk`."""

@@ -10,31 +10,48 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
+from hardbit_deploy.attack_specs import parse_attack
 from hardbit_deploy.attacks import ThreatModel, keeps_label, random_start
+from hardbit_deploy.attacks.corruptions import KINDS, SEVERITIES, corrupt
 from hardbit_deploy.attacks.pgd import start_stream
 from hardbit_deploy.chunk_attacks import Attacks, WorstCase
 from hardbit_deploy.engines.base import Engine
-from hardbit_deploy.suite import SMOOTH, Suite
+from hardbit_deploy.further_attacks import run_attack
+from hardbit_deploy.suite import LOSSES, SMOOTH, Suite
 from hardbit_deploy.victims import Victims, outside
 
 __all__ = [
+    "CORRUPTIONS",
+    "NOISE",
     "bad_logits",
     "converged",
     "converged_queries",
+    "corruptions",
     "curve",
     "curve_radii_255",
     "determinism",
     "difference",
     "feasible",
+    "losses_left_out",
+    "noise",
+    "rolls_dice",
     "useless_gradients",
 ]
 
+NOISE = parse_attack("random-100")  # on every image that FGSM and PGD left standing
+CORRUPTIONS = tuple((kind, severity) for kind in KINDS for severity in SEVERITIES)
+USUAL_SPREADS = 1e-3, 1e3  # of the logits of an image: beyond, float32 losses of other tools saturate or vanish
+
 
 def bad_logits(logits: NDArray[np.float32]) -> NDArray[np.int64]:
-    """Rows that look like probabilities, rows that are not finite, all rows."""
+    """Rows that look like probabilities, rows that are not finite, rows of a strange scale, all rows."""
     finite = np.isfinite(logits).all(axis=1)
     probabilities = finite & (logits >= 0).all(axis=1) & (np.abs(logits.sum(axis=1, dtype=np.float64) - 1) < 1e-3)
-    return np.array([probabilities.sum(), (~finite).sum(), len(logits)], np.int64)
+    with np.errstate(invalid="ignore", over="ignore"):
+        spread = logits.max(axis=1) - logits.min(axis=1)
+        least, most = USUAL_SPREADS
+        strange = finite & ~((spread >= least) & (spread <= most))
+    return np.array([probabilities.sum(), (~finite).sum(), strange.sum(), len(logits)], np.int64)
 
 
 def determinism(engine: Engine, images: NDArray[np.uint8]) -> NDArray[np.int64]:
@@ -45,6 +62,12 @@ def determinism(engine: Engine, images: NDArray[np.uint8]) -> NDArray[np.int64]:
     for run in runs[1:]:
         changed |= run != runs[0]
     return np.array([changed.sum(), len(images)], np.int64)
+
+
+def rolls_dice(engine: Engine, images: NDArray[np.uint8]) -> bool:
+    """Whether a label changes between three runs of the same batch."""
+    runs = [engine.infer(images).argmax(axis=1) for _ in range(3)]
+    return not all(np.array_equal(run, runs[0]) for run in runs[1:])
 
 
 def difference(engine: NDArray[np.float32], other: NDArray[np.float32]) -> NDArray[np.float64]:
@@ -127,3 +150,38 @@ def converged_queries(attacks: Attacks, victims: Victims, survived: NDArray[np.b
     """Survivors of the whole suite that fall to twice the queries of Square; all images."""
     outcome = attacks.square(victims.of(survived), 2 * attacks.suite.square_queries, "convergence of Square")
     return np.array([np.count_nonzero(~outcome.survived), len(victims)], np.int64)
+
+
+def noise(attacks: Attacks, victims: Victims, standing: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """Images that fall to the best of random points, of those that withstood gradients; all images."""
+    outcome = run_attack(NOISE, attacks.surface, victims.of(standing), attacks.report_as("noise"))
+    return np.array([np.count_nonzero(~outcome.survived), len(victims)], np.int64)
+
+
+def losses_left_out(attacks: Attacks, victims: Victims, survived: NDArray[np.bool_]) -> dict[str, NDArray[np.int64]]:
+    """By loss that the suite does not climb: survivors of the whole suite that fall to PGD with it; all images."""
+    suite, counts = attacks.suite, {}
+    for loss in suite.losses_left_out:
+        standing = victims.of(survived)
+        if loss in LOSSES:
+            for surrogate in suite.surrogates:
+                outcome = attacks.climb(standing, surrogate, loss)
+                standing = standing.of(outcome.survived)
+                attacks.report(len(victims) * suite.steps, 0, "losses")
+        else:
+            spec = parse_attack(f"pgd-{suite.steps} {loss}")
+            outcome = run_attack(spec, attacks.surface, standing, attacks.report_as("losses"))
+            standing = standing.of(outcome.survived)
+        fell = np.count_nonzero(survived) - len(standing)
+        counts[f"losses/{loss}"] = np.array([fell, len(victims)], np.int64)
+    return counts
+
+
+def corruptions(attacks: Attacks, victims: Victims) -> NDArray[np.bool_]:
+    """Which images the engine gets right, bool (corruptions, n), under each of `CORRUPTIONS`."""
+    kept = np.zeros((len(CORRUPTIONS), len(victims)), np.bool_)
+    for row, (kind, severity) in enumerate(CORRUPTIONS):
+        made = corrupt(victims.images, kind, severity, attacks.suite.seed, victims.indices)
+        kept[row] = keeps_label(attacks.target.engine.infer(made), victims.labels)
+        attacks.report(0, len(victims), "corruptions")
+    return kept

@@ -25,8 +25,9 @@ from numpy.typing import NDArray
 from hardbit_deploy import engines
 from hardbit_deploy.bundle import Bundle
 from hardbit_deploy.chunk import Chunk, Measurements, measure_chunk, work_in_queries
-from hardbit_deploy.chunk_counts import curve_radii_255
+from hardbit_deploy.chunk_counts import curve_radii_255, rolls_dice
 from hardbit_deploy.chunk_store import ChunkStore
+from hardbit_deploy.engines.averaged import DRAWS, averaged
 from hardbit_deploy.engines.base import Target
 from hardbit_deploy.errors import HardbitError
 from hardbit_deploy.evidence import Evidence, collect_evidence
@@ -40,7 +41,7 @@ Progress = Callable[[str, int, int], None]
 
 _CHUNK_BYTES = 128 << 20
 _BYTES_PER_VALUE = 24  # what a running attack holds for every pixel value: bytes, shadow, bounds, gradient
-_METHOD = 3  # raise when measurements of one chunk change their meaning, so that old ones are not resumed from
+_METHOD = 4  # raise when measurements of one chunk change their meaning, so that old ones are not resumed from
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,7 @@ class Evaluation:
     agreement: list[dict[str, Any]]
     attacks: list[dict[str, Any]]
     eps_curve: list[dict[str, Any]]
+    corruptions: list[dict[str, Any]]
     alarms: list[dict[str, Any]]
     records: dict[str, NDArray[Any]]
     examples: dict[str, NDArray[Any]]
@@ -71,6 +73,7 @@ class Evaluation:
             "agreement": self.agreement,
             "attacks": self.attacks,
             "eps_curve": self.eps_curve,
+            **({"corruptions": self.corruptions} if self.corruptions else {}),
             "alarms": self.alarms,
         }
 
@@ -88,7 +91,8 @@ def evaluate(
 
     `workers` threads (default one for each core that this process may use) each run their own engine on one thread.
     `progress` is called from the calling thread. `work_dir` keeps measured chunks: call again after a kill, with the
-    same settings, to go on.
+    same settings, to go on. Where the engine gives the same images other labels again, gradients are averaged over
+    `engines.averaged.DRAWS` draws.
     Raises HardbitError for settings that do not fit the bundle and for a runtime that cannot load it.
     """
     started = time.perf_counter()
@@ -100,7 +104,9 @@ def evaluate(
     plan = _Plan(bundle, suite, images)
     with contextlib.ExitStack() as stack:
         first_target = stack.enter_context(open_target(bundle))
-        store = None if work_dir is None else ChunkStore(Path(work_dir), plan.decides(first_target.engine.runtime))
+        is_random = rolls_dice(first_target.engine, np.array(bundle.images[: min(images, suite.determinism_images)]))
+        decides = plan.decides(first_target.engine.runtime) | {"averaged": is_random}
+        store = None if work_dir is None else ChunkStore(Path(work_dir), decides)
         done: dict[int, Measurements] = {}
         if store is not None:
             for first, count in plan.chunks:
@@ -110,18 +116,22 @@ def evaluate(
         waiting = [(first, count) for first, count in plan.chunks if first not in done]
         targets = [first_target]
         targets += [stack.enter_context(open_target(bundle)) for _ in range(min(workers, len(waiting)) - 1)]
+        if is_random:
+            targets = [averaged(target) for target in targets]
         for first, measured in _measure_all(plan, waiting, targets, progress):
             if store is not None:
                 store.save(first, len(measured["index"]), measured)
             done[first] = measured
-    evidence = collect_evidence((done[first] for first, _ in plan.chunks), suite, bundle.manifest, plan.radii_255)
+    draws = DRAWS if is_random else 1
+    chunks = (done[first] for first, _ in plan.chunks)
+    evidence = collect_evidence(chunks, suite, bundle.manifest, plan.radii_255, draws)
     return _as_evaluation(evidence, bundle, suite, images, time.perf_counter() - started, resumed)
 
 
 def runnable(suite: Suite, bundle: Bundle) -> Suite:
     """What of `suite` can be run on the bundle: without a smooth attack graph, the rest of it, and an alarm says so
     where that is not enough."""
-    return suite if bundle.manifest.smooth_attack_file else suite.without_smooth()
+    return suite if bundle.manifest.smooth_attack_file else suite.without_smooth(bundle.manifest.bits)
 
 
 class _Plan:
@@ -156,7 +166,7 @@ class _Plan:
 
     def work(self, first: int, count: int) -> int:
         candidates = sum(source.candidates for source in self.bundle.manifest.transfers)
-        return work_in_queries(count, first, self.suite, len(self.radii_255), candidates)
+        return work_in_queries(count, first, self.suite, len(self.radii_255), candidates, self.bundle.manifest.classes)
 
     def decides(self, runtime: str) -> dict[str, Any]:
         return {
@@ -176,7 +186,7 @@ def _measure_all(
     free: queue.SimpleQueue[Target] = queue.SimpleQueue()
     for target in targets:
         free.put(target)
-    steps: queue.SimpleQueue[tuple[int, str]] = queue.SimpleQueue()
+    steps: queue.SimpleQueue[tuple[int, int, str]] = queue.SimpleQueue()
 
     def measure(first: int, count: int) -> Measurements:
         target = free.get()
@@ -186,12 +196,13 @@ def _measure_all(
                 plan.read(first, count),
                 plan.bundle.manifest.threat_model,
                 plan.suite,
-                lambda work, what: steps.put((work, what)),
+                lambda work, what: steps.put((first, work, what)),
             )
         finally:
             free.put(target)
 
-    done_work, total_work = 0, sum(plan.work(first, count) for first, count in waiting)
+    left = {first: plan.work(first, count) for first, count in waiting}
+    done_work, total_work = 0, sum(left.values())
     with ThreadPoolExecutor(len(targets), thread_name_prefix="hardbit") as pool:
         running: dict[Future[Measurements], int] = {
             pool.submit(measure, first, count): first for first, count in waiting
@@ -200,12 +211,19 @@ def _measure_all(
             while running:
                 finished, _ = wait(running, timeout=0.2, return_when=FIRST_COMPLETED)
                 while not steps.empty():
-                    work, what = steps.get()
+                    first, work, what = steps.get()
+                    work = min(work, left[first])  # an attack that is made again was counted once
+                    left[first] -= work
                     done_work += work
                     if progress is not None:
                         progress(what, done_work, total_work)
                 for future in finished:
-                    yield running.pop(future), future.result()
+                    first = running.pop(future)
+                    done_work += left[first]  # what images that fell early, or were wrong, have saved
+                    left[first] = 0
+                    if progress is not None:
+                        progress("attacks", done_work, total_work)
+                    yield first, future.result()
         except BaseException:
             # Ctrl-C, or a chunk that failed: engines that are closed end the other threads at their next call.
             for future in running:
@@ -223,6 +241,8 @@ def _image_count(bundle: Bundle, suite: Suite, limit: int | None) -> int:
             "suite.losses",
             f"it has {', '.join(bundle.manifest.attack_losses)}",
         )
+    for spec in suite.further:
+        spec.refuse_other_norm(bundle.manifest.threat_model.norm)
     if limit is not None and limit < 1:
         raise HardbitError(f"a limit of {limit} images leaves none", "limit", "give at least one")
     return bundle.manifest.image_count if limit is None else min(limit, bundle.manifest.image_count)
@@ -237,6 +257,7 @@ def _as_evaluation(
         agreement=evidence.agreement,
         attacks=evidence.attacks,
         eps_curve=evidence.eps_curve,
+        corruptions=evidence.corruptions,
         alarms=[alarm.to_document() for alarm in evidence.alarms],
         records=evidence.records,
         examples=evidence.examples,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from hardbit_deploy.alarms import ACCEPTABLE
+from hardbit_deploy.alarm import ACCEPTABLE
 from hardbit_deploy.suite import SURROGATES
 from hardbit_deploy.versions import parse_specifier
 

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
+from hardbit_deploy.attack_specs import AttackSpec, parse_attack
 from hardbit_deploy.errors import HardbitError
 from hardbit_deploy.network_bits import NetworkBits
 
@@ -24,10 +25,12 @@ STRAIGHT_THROUGH, SMOOTH = SURROGATES = ("straight-through", "smooth")
 
 @dataclass(frozen=True)
 class Suite:
-    """FGSM, then PGD with every surrogate and loss, then Square; an image is robust if it survives all of them.
+    """FGSM, PGD with every surrogate and loss, Square, then `attacks`; an image is robust if it survives all of them.
 
     A surrogate is what stands for the quantizers in the backward pass: `straight-through` takes rounding for the
-    identity, `smooth` leaves it out of the forward pass too. `square_queries` 0 leaves Square out.
+    identity, `smooth` leaves it out of the forward pass too. `square_queries` 0 leaves Square out. `attacks` are
+    further ones, written as `attack_specs` says: they run in order, through every surrogate, on the images that still
+    stand. `corruption_images` says on how many of the first images accuracy under corruptions is seen; 0 leaves it out.
 
     The sizes below `seed` bound the alarms: they are measured on the first so many images only, so that they cost a
     fraction of the attacks. `chunk` bounds memory and has no influence on any count.
@@ -39,6 +42,8 @@ class Suite:
     losses: tuple[str, ...]
     surrogates: tuple[str, ...] = (STRAIGHT_THROUGH,)
     square_queries: int = 0
+    attacks: tuple[str, ...] = ()
+    corruption_images: int = 0
     seed: int = 0
     chunk: int = 256
     eps_factors: tuple[float, ...] = (0.25, 0.5, 1.0, 2.0, 4.0)
@@ -47,6 +52,8 @@ class Suite:
     determinism_images: int = 64
     convergence_images: int = 512
     query_convergence_images: int = 128
+    noise_images: int = 256
+    loss_images: int = 256
 
     def __post_init__(self) -> None:
         for field, least in _LEAST.items():
@@ -70,6 +77,11 @@ class Suite:
             )
         if any(not 0 < factor < math.inf for factor in self.eps_factors):
             raise HardbitError("an eps factor is not above zero", "suite.eps_factors", "give positive factors")
+        taken = {"clean", "worst_case", *self.white_box_names}
+        for name in (spec.name for spec in self.further):
+            if name in taken:
+                raise HardbitError(f"{name!r} is made twice", "suite.attacks", "name every attack once")
+            taken.add(name)
 
     @property
     def climbs(self) -> tuple[tuple[str, str], ...]:
@@ -82,6 +94,18 @@ class Suite:
         return ("fgsm", *(self.pgd_name(loss, surrogate) for surrogate, loss in self.climbs))
 
     @property
+    def further(self) -> tuple[AttackSpec, ...]:
+        """The further attacks, read."""
+        return tuple(parse_attack(spec) for spec in self.attacks)
+
+    @property
+    def losses_left_out(self) -> tuple[str, ...]:
+        """Of cross-entropy, margin and tempered cross-entropy, those that nothing in it ascends."""
+        ascended = {*self.losses, *(spec.objective for spec in self.further)}
+        ascended |= {"margin"} if "dlr" in ascended else set()  # the difference of logits, with another scale
+        return tuple(loss for loss in (*LOSSES, "tempered") if loss not in ascended)
+
+    @property
     def square_name(self) -> str | None:
         """The row of Square; None where it is not run."""
         return f"square-{self.square_queries}" if self.square_queries else None
@@ -89,11 +113,15 @@ class Suite:
     def pgd_name(self, loss: str, surrogate: str = STRAIGHT_THROUGH) -> str:
         return f"pgd-{self.steps} {loss}" + (f" {SMOOTH}" if surrogate == SMOOTH else "")
 
-    def without_smooth(self) -> Suite:
-        """What is left of it where a bundle has no smooth attack graph: another suite, unless it asked for none."""
+    def without_smooth(self, bits: NetworkBits) -> Suite:
+        """What is left of it where the bundle of a network of these widths has no smooth attack graph.
+
+        It is another suite, unless it asked for none or the network needs none: `full` uses both where there are both.
+        """
         if SMOOTH not in self.surrogates:
             return self
-        return replace(self, name="custom", surrogates=(STRAIGHT_THROUGH,))
+        name = "custom" if bits.need_both_surrogates or self.name not in SUITES else self.name
+        return replace(self, name=name, surrogates=(STRAIGHT_THROUGH,))
 
     def to_document(self) -> dict[str, Any]:
         """JSON-able settings, every one of them: what a result records and what a resumed run is keyed by."""
@@ -106,6 +134,7 @@ _LEAST = {
     "steps": 1,
     "restarts": 1,
     "square_queries": 0,
+    "corruption_images": 0,
     "seed": 0,
     "chunk": 1,
     "curve_images": 0,
@@ -113,14 +142,40 @@ _LEAST = {
     "determinism_images": 0,
     "convergence_images": 0,
     "query_convergence_images": 0,
+    "noise_images": 0,
+    "loss_images": 0,
 }
 
 _QUERIES = 500
 SUITES: Mapping[str, Suite] = {
     "quick": Suite("quick", steps=10, restarts=1, losses=("cross_entropy",)),
-    "standard": Suite("standard", steps=20, restarts=3, losses=("cross_entropy", "margin"), square_queries=_QUERIES),
+    "standard": Suite(
+        "standard",
+        steps=20,
+        restarts=3,
+        losses=LOSSES,
+        square_queries=_QUERIES,
+        attacks=("apgd-50 cross_entropy",),
+    ),
+    "full": Suite(
+        "full",
+        steps=20,
+        restarts=3,
+        losses=LOSSES,
+        surrogates=SURROGATES,
+        square_queries=5000,
+        attacks=(
+            "pgd-100 tempered",
+            "apgd-100 cross_entropy",
+            "apgd-100 targeted-9",
+            "fab-100 targeted-9",
+            "spsa-40",
+            "random-100",
+        ),
+        corruption_images=1000,
+    ),
 }
-"""The named suites for networks of 4 bits and more."""
+"""The named suites for networks of 4 bits and more: of a commit, of every day, of a release."""
 
 
 def named_suite(name: str, bits: NetworkBits | None = None, **changes: Any) -> Suite:
@@ -174,4 +229,4 @@ def suite_from_document(document: Mapping[str, Any], bits: NetworkBits | None = 
     return suite
 
 
-_LISTS = ("losses", "surrogates", "eps_factors")
+_LISTS = ("losses", "surrogates", "attacks", "eps_factors")

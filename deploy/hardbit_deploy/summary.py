@@ -78,10 +78,15 @@ def _sections(document: Mapping[str, Any]) -> Iterator[str]:
     if "taps" in document:
         yield from ("", taps_table(document["taps"]))
     if document["attacks"]:
-        yield from ("", "Attacks", text_table(_attacks(document["attacks"]), "<>>>"))
+        rows = _attacks(document["attacks"])
+        yield from ("", "Attacks", text_table(rows, "<>>><"[: len(rows[0])]))
     if document["eps_curve"]:
         points = (f"{point['eps_255']:g}: {percent(point['rate'])}" for point in document["eps_curve"])
         yield from ("", f"Robust accuracy by eps, in grey levels  {', '.join(points)}")
+    if document.get("corruptions"):
+        images = document["corruptions"][0]["images"]
+        heading = f"Accuracy under corruptions, severity 1 to 5, {images:,} images (not part of the worst case)"
+        yield from ("", heading, text_table(_corruptions(document["corruptions"]), "<>>>>>"))
     if document["alarms"]:
         rows = [(_STATUS[alarm["status"]], alarm["name"], alarm_in_words(alarm)) for alarm in document["alarms"]]
         yield from ("", "Alarms", text_table(rows, "<<<"))
@@ -133,18 +138,26 @@ def _agreement(entries: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
 
 
 def _attacks(attacks: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
-    rows: list[tuple[str, ...]] = [("", "survive", "rate", "95 % interval")]
+    rows: list[tuple[str, ...]] = [("", "survive", "rate", "95 % interval", "")]
     for attack in attacks:
         low, high = attack["interval"]
+        given = f"  ({attack['fell']:,} of {attack['attacked']:,} given fell)" if "attacked" in attack else ""
         rows.append(
             (
                 attack["name"].replace("_", " "),
                 f"{attack['survivors']:,} of {attack['images']:,}",
                 percent(attack["rate"]),
                 f"{100 * low:.1f} to {100 * high:.1f}",
+                given,
             )
         )
-    return rows
+    return rows if any(row[-1] for row in rows) else [row[:-1] for row in rows]
+
+
+def _corruptions(corruptions: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
+    """A row for each kind, severities rising."""
+    kinds = dict.fromkeys(entry["kind"] for entry in corruptions)
+    return [(kind, *(percent(entry["rate"]) for entry in corruptions if entry["kind"] == kind)) for kind in kinds]
 
 
 def _latency(latency: Mapping[str, Any]) -> Iterator[str]:

@@ -113,7 +113,7 @@ def test_an_undecided_gate_says_how_many_images_it_needs(bundle: Bundle, capsys:
         (["check"], "required: BUNDLE"),
         (["check", "nowhere"], "nowhere: there is no such folder"),
         (["check", "{bundle}", "--images", "0"], "at least 1"),
-        (["check", "{bundle}", "--suite", "brutal"], "suite 'brutal' is not known; choose one of quick, standard"),
+        (["check", "{bundle}", "--suite", "brutal"], "'brutal' is not known; choose one of quick, standard, full"),
         (["check", "{bundle}", "--gate", "none.toml"], "none.toml: the gate cannot be read"),
         (["bench", "{bundle}", "--baseline", "{bundle}"], "nothing to compare"),
     ],

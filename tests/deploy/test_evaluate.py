@@ -34,9 +34,12 @@ EVERY_ALARM = [
     "surrogates",
     "white_box_beats_black_box",
     "white_box_beats_transfer",
+    "noise_does_not_win",
+    "losses",
     "eps_curve",
     "feasible",
     "converged",
+    "stronger_attacks",
 ]
 
 
@@ -109,6 +112,7 @@ class TestWhatIsReported:
             "surrogates": "only the gradient through the straight-through surrogate was used",
             "white_box_beats_black_box": "Square was not run",
             "white_box_beats_transfer": "the bundle holds no images of other networks",
+            "stronger_attacks": "no further attack was run",
         }
 
     def test_the_eps_curve_falls_to_uniform_grey(self, evaluation):

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from hardbit_deploy.alarms import ACCEPTABLE
+from hardbit_deploy.alarm import ACCEPTABLE
 from hardbit_deploy.gate import KnownAlarm, parse_gate
 from hardbit_deploy.known_alarms import accept_known, accepted_alarms, alarm_in_words
 

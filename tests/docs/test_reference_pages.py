@@ -31,7 +31,7 @@ from hardbit.recipe import (
 )
 from hardbit.recipe.defaults import INPUT_SHAPES, NETWORK_OPTIONS, RADII_255
 from hardbit_deploy import gate
-from hardbit_deploy.alarms import ACCEPTABLE
+from hardbit_deploy.alarm import ACCEPTABLE
 from hardbit_deploy.network_bits import NetworkBits
 from hardbit_deploy.suite import SUITES, named_suite
 
@@ -148,12 +148,13 @@ def test_defaults_that_depend_on_something_are_spelled_out() -> None:
         for key, value in {**options, "input_shape": INPUT_SHAPES[architecture]}.items():
             assert f"{architecture} {toml_value(value)}" in network[key]
     for name, settings in SUITES.items():
-        for key in ("steps", "restarts", "losses", "square_queries"):
+        for key in ("steps", "restarts", "losses", "square_queries", "attacks", "corruption_images"):
             assert f"{name} {toml_value(getattr(settings, key))}" in suite[key]
-        few = named_suite(name, NetworkBits(1, 1))
-        assert suite["surrogates"].startswith(f"by bits: {toml_value(settings.surrogates)}, below 4 bits")
-        assert suite["surrogates"].endswith(toml_value(few.surrogates))
-        assert suite["square_queries"].endswith(f"at least {toml_value(few.square_queries)}")
+    quick, few = SUITES["quick"], named_suite("quick", NetworkBits(1, 1))
+    both = toml_value(few.surrogates)
+    rule = f"by bits: {toml_value(quick.surrogates)}, below 4 bits of anything and in full {both}"
+    assert suite["surrogates"] == rule
+    assert suite["square_queries"].endswith(f"at least {toml_value(few.square_queries)}")
     radii = (f"{name} `{radius['linf']}` in linf, `{radius['l2']}` in l2" for name, radius in RADII_255.items())
     assert tables("recipe.md")["[threat_model]"]["eps_255"] == f"by set: {'; '.join(radii)}"
 

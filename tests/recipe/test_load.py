@@ -303,7 +303,7 @@ MISTAKES = {
         SMALL + '[[gate.known_alarms]]\nname = "parity"\nreason = "never mind"',
         "recipe:9: gate.known_alarms[0].name: 'parity' is not among the choices; choose 'gradients', "
         "'iterative_beats_one_step', 'surrogates', 'white_box_beats_black_box', 'white_box_beats_transfer', "
-        "'eps_curve' or 'converged'",
+        "'noise_does_not_win', 'losses', 'eps_curve', 'converged' or 'stronger_attacks'",
     ),
     "no loss": (
         SMALL + "[suite]\nlosses = []",

@@ -43,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def add_evaluation_arguments(parser: argparse.ArgumentParser) -> None:
     """How hard to attack; what is not given is as the bundle declares it."""
     group = parser.add_argument_group("attacks", "what is not given is as the bundle declares it")
-    group.add_argument("--suite", metavar="NAME", help="suite of attacks: quick or standard")
+    group.add_argument("--suite", metavar="NAME", help="suite of attacks: quick, standard or full")
     group.add_argument("--steps", type=positive_integer, metavar="N", help="steps of PGD")
     group.add_argument("--restarts", type=positive_integer, metavar="N", help="restarts of PGD")
     group.add_argument(
@@ -113,7 +113,7 @@ def check_options(args: argparse.Namespace) -> Any:
         seed=args.seed,
         images=args.images,
         workers=args.workers,
-        taps=args.taps,
+        taps=getattr(args, "taps", False),  # `bench` has no such option
         latency=latency_settings(args),
     )
 

@@ -13,6 +13,7 @@ from hardbit.recipe.defaults import NETWORK_OPTIONS
 from hardbit.recipe.finding import Finding
 from hardbit.recipe.toml_text import KeyPath
 from hardbit.recipe.training_rules import TRAINING_RULES, numbered_phases
+from hardbit_deploy.attack_specs import parse_attack
 from hardbit_deploy.errors import HardbitError
 from hardbit_deploy.gate import parse_gate
 from hardbit_deploy.suite import SURROGATES
@@ -228,6 +229,16 @@ def _suite(s: SimpleNamespace, folder: Path) -> Iterator[Finding]:
             f"surrogates are {list(s.suite.surrogates)}",
             f"write {list(SURROGATES[:1])} or {list(SURROGATES)}",
         )
+    norm = s.threat_model.norm if s.threat_model is not None else None
+    for number, spec in enumerate(s.suite.attacks):
+        try:
+            attack = parse_attack(spec)
+            if norm is not None:
+                attack.refuse_other_norm(norm)
+        except HardbitError as error:
+            yield Finding(("suite", "attacks", number), error.message, error.remedy)
+    if len(set(s.suite.attacks)) < len(s.suite.attacks):
+        yield Finding(("suite", "attacks"), "an attack is named twice", "name every attack once")
     for number, source in enumerate(s.suite.transfer):
         if not (folder / source / "recipe.toml").is_file() and not (folder / source).is_file():
             yield Finding(

@@ -83,7 +83,7 @@ def _suite(suite: dict[str, Any], quantization: dict[str, Any]) -> None:
     name = suite.get("name", "standard")
     known = isinstance(name, str) and name in SUITES
     base = named_suite(str(name) if known else "standard", _bits(quantization)).to_document()
-    keys = ("steps", "restarts", "losses", "surrogates", "square_queries")
+    keys = ("steps", "restarts", "losses", "surrogates", "square_queries", "attacks", "corruption_images")
     for key in keys:
         suite.setdefault(key, base[key])
     overridden = any(suite[key] != base[key] for key in keys)

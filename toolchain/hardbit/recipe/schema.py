@@ -45,8 +45,11 @@ KnownAlarmName = Literal[
     "surrogates",
     "white_box_beats_black_box",
     "white_box_beats_transfer",
+    "noise_does_not_win",
+    "losses",
     "eps_curve",
     "converged",
+    "stronger_attacks",
 ]
 Rate = Annotated[float, Field(ge=0, le=1)]
 Margin = Annotated[float, Field(gt=0, lt=1)]
@@ -191,7 +194,7 @@ class ThreatModel(_Section):
 class Suite(_Section):
     """[suite]: how the engine is attacked. `custom` is a named suite with something overridden."""
 
-    name: Literal["quick", "standard", "custom"]
+    name: Literal["quick", "standard", "full", "custom"]
     steps: Count
     restarts: Count
     losses: Annotated[tuple[Loss, ...], Field(strict=False)]
@@ -199,6 +202,10 @@ class Suite(_Section):
     """What stands for the quantizers in the backward pass; each is climbed, and an image must survive all."""
     square_queries: Annotated[int, Field(ge=0)]
     """Queries of the Square attack for every image; 0 leaves it out."""
+    attacks: Annotated[tuple[str, ...], Field(strict=False)]
+    """Further attacks, such as `apgd-50 cross_entropy`, in order, on the images that still stand."""
+    corruption_images: Annotated[int, Field(ge=0)]
+    """Images on which accuracy under corruptions is seen; 0 leaves it out."""
     seed: Seed = 0
     transfer: Annotated[tuple[FileName, ...], Field(strict=False)] = ()
     """Other recipes with weights, relative to this one: adversarial images made on their networks are judged too."""

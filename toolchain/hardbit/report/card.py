@@ -59,6 +59,13 @@ def scores(card: Card) -> str:
         for attack in card.attacks
     ]
     lines = [_table(("attack", "right", "rate", "95 % interval"), rows)]
+    given = [attack for attack in card.attacks if attack.attacked is not None]
+    if given:
+        told = ", ".join(f"{attack_label(a.name)} {count(a.fell)} of {count(a.attacked)}" for a in given)
+        lines.append(
+            f"Further attacks were made one after another on what still stood, and felled of it: {told}. Their rows "
+            "count what stands after them."
+        )
     worst = card.attack(card.worst_attack) if card.worst_attack else None
     if worst is not None:
         lines.append(f"The strongest single attack was {attack_label(worst.name)}: {percent(worst.rate)} survived it.")

@@ -55,6 +55,7 @@ def result_page(document: Mapping[str, Any], artifacts_dir: Path | None) -> str:
         rate_axis=rate_axis(),
         attacks=_attacks(document),
         eps=_eps(document),
+        corruptions=_corruptions(document),
         classes=_classes(document, read_records(document, artifacts_dir)),
         examples=_examples(document, read_examples(document, artifacts_dir)),
         latency=_latency(document, artifacts_dir),
@@ -107,12 +108,31 @@ def _attacks(document: Mapping[str, Any]) -> list[dict[str, Any]]:
                 "settings": {},
                 "seconds": None,
                 **attack,
+                "given": _given(attack),
                 "bar": interval_bar(rate, heading, strong=is_result) if rate else None,
                 "result": is_result,
                 "not_run": None if rate else wording.not_run_reason(document, attack.get("reason")),
             }
         )
     return rows
+
+
+def _given(attack: Mapping[str, Any]) -> str:
+    """`12 of the 240 images given fell`, of an attack that was made only on what others had left standing."""
+    if attack.get("attacked") is None:
+        return ""
+    return f"{wording.count(attack['fell'])} of the {wording.count(attack['attacked'])} images given fell"
+
+
+def _corruptions(document: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Accuracy by kind and severity: a row a kind."""
+    measured = document.get("corruptions") or []
+    kinds = list(dict.fromkeys(entry["kind"] for entry in measured))
+    if not kinds:
+        return None
+    rows = [{"kind": kind, "rates": [entry["rate"] for entry in measured if entry["kind"] == kind]} for kind in kinds]
+    severities = [entry["severity"] for entry in measured if entry["kind"] == kinds[0]]
+    return {"rows": rows, "severities": severities, "images": measured[0]["images"]}
 
 
 def _eps(document: Mapping[str, Any]) -> dict[str, Any] | None:

@@ -52,6 +52,13 @@ VERDICTS: dict[str, VerdictWording] = {
 
 ACRONYMS = ("fgsm", "pgd", "apgd", "fab", "spsa", "nes", "mifgsm")
 
+_NAMES = {
+    "square": "Square",
+    "carlini_wagner": "Carlini-Wagner",
+    "deepfool": "DeepFool",
+    "hopskipjump": "HopSkipJump",
+}
+
 AGREEMENTS = {
     "twin_clean": "PyTorch twin, clean images",
     "twin_adversarial": "PyTorch twin, adversarial images",
@@ -151,7 +158,7 @@ def attack_label(name: str) -> str:
     if first == "transfer":
         return f"transfer from {rest}"
     stem, dash, steps = first.partition("-")
-    shown = stem.upper() if stem.lower() in ACRONYMS else stem.capitalize() if stem == "square" else stem
+    shown = stem.upper() if stem.lower() in ACRONYMS else _NAMES.get(stem, stem)
     first = f"{shown}{dash}{steps}"
     rest = f"{rest.removesuffix(' smooth')}, smooth surrogate" if rest.endswith(" smooth") else rest
     return f"{first} {rest}".strip().replace("_", "-")

@@ -101,13 +101,19 @@ class ThreatModel(_Part):
 
 class Attack(_Part):
     """How many images were right (`clean`), survived this attack, or all of them (`worst_case`), with the 95 % interval
-    of the rate."""
+    of the rate.
+
+    An attack that was given only what others had left standing says how many images that were (`attacked`) and how many
+    of them `fell`; its survivors are those of everything up to it.
+    """
 
     name: str
     images: Count
     survivors: Count
     rate: Rate
     interval: Annotated[tuple[Rate, Rate], Field(strict=False)]
+    attacked: Count | None = None
+    fell: Count | None = None
     settings: dict[str, Any] = {}
 
 
@@ -199,7 +205,7 @@ class Provenance(_Part):
 
 
 class Card(_Part):
-    """One model. `worst_attack` is the single attack that fewest images survived."""
+    """One model. `worst_attack` is the single attack that fewest images survived, of those made on all images."""
 
     format: Literal["hardbit-card"] = FORMAT
     schema_version: Literal[1] = SCHEMA_VERSION
@@ -227,8 +233,8 @@ class Card(_Part):
         return next((attack for attack in self.attacks if attack.name == name), None)
 
     def strongest(self, *kinds: str) -> Attack | None:
-        """Of the rows whose names begin with one of `kinds`, the one that fewest images survived."""
-        rows = [attack for attack in self.attacks if attack.name.startswith(kinds)]
+        """Of the attacks on all images whose names begin with one of `kinds`, the one that fewest images survived."""
+        rows = [attack for attack in self.attacks if attack.name.startswith(kinds) and attack.attacked is None]
         return min(rows, key=lambda attack: attack.rate, default=None)
 
 

@@ -52,7 +52,7 @@ def make_card(
     """
     network, environment = recipe.network, document["environment"]
     attacks = tuple(_pick(Attack, attack) for attack in document["attacks"])
-    single = [attack for attack in attacks if attack.name not in ("clean", "worst_case")]
+    single = [attack for attack in attacks if attack.name not in ("clean", "worst_case") and attack.attacked is None]
     target, bits = document["bundle"]["target"], Bits(**manifest["network"]["bits"])
     return Card(
         name=recipe.name,
@@ -107,7 +107,7 @@ def make_card(
     )
 
 
-_SUITE_KEYS = ("name", "steps", "restarts", "losses", "surrogates", "square_queries", "seed")
+_SUITE_KEYS = ("name", "steps", "restarts", "losses", "surrogates", "square_queries", "attacks", "seed")
 
 
 def _pick(part: type[Any], document: Mapping[str, Any]) -> Any:
