@@ -28,7 +28,7 @@ EXIT_INTERRUPTED = 130  # 128 + SIGINT
 VERBS = {
     "run": "every step of a recipe, ending in a verdict and a report",
     "train": "train the network of a recipe, weights only",
-    "convert": "a recipe or trained weights to a bundle",
+    "convert": "a recipe, trained weights or any ONNX classifier to a bundle",
     "check": "the harness on this machine: agreement, attacks, latency, gate",
     "bench": "latency against robustness of several bundles",
     "report": "results as one page of HTML",

@@ -1,7 +1,7 @@
 """Where a network exported for one image has that one written into it, and how it reads for any number.
 
-The batch is followed by inferring all shapes for one image and for several: the axis that differs holds it. Behind the
-first shape that forgets the batch the network is wrong, so places are mended one after the other, in graph order.
+The batch is followed by the shapes of all tensors for one image and for several: the axis that differs holds it. Behind
+the first shape that forgets the batch the network is wrong, so places are mended one after the other, in graph order.
 """
 
 from __future__ import annotations
@@ -13,7 +13,9 @@ import onnx
 
 from hardbit.graph.onnx_graph import OnnxGraph, attribute
 from hardbit.importing.image_input import ImageInput
+from hardbit.importing.probing import ProbeError, blamed_node, tensors_of
 from hardbit.importing.shape_arithmetic import repeated_for_each_image
+from hardbit.importing.stand_ins import with_standard_shapes
 
 __all__ = ["rewrite_baked_batch"]
 
@@ -51,17 +53,39 @@ def _mend_first(graph: OnnxGraph, image: ImageInput) -> str | None:
 
 
 def _shapes(model: onnx.ModelProto, image: ImageInput, count: int) -> Shapes:
-    sized = onnx.ModelProto()
-    sized.CopyFrom(model)
+    sized = with_standard_shapes(model)
     kind = sized.graph.input[0].type.tensor_type.elem_type
     sized.graph.input[0].CopyFrom(onnx.helper.make_tensor_value_info(image.name, kind, [count, *image.sizes]))
     inferred = onnx.shape_inference.infer_shapes(sized, data_prop=True).graph
-    found: Shapes = {tensor.name: tuple(tensor.dims) for tensor in inferred.initializer}
+    found: Shapes = {} if _all_known(inferred) else _seen_shapes(model, image, count)
+    found |= {tensor.name: tuple(tensor.dims) for tensor in inferred.initializer}
     for value in (*inferred.value_info, *inferred.input, *inferred.output):
         sizes = value.type.tensor_type.shape.dim
         if value.type.tensor_type.HasField("shape") and all(size.HasField("dim_value") for size in sizes):
             found[value.name] = tuple(size.dim_value for size in sizes)
     return found
+
+
+def _all_known(graph: onnx.GraphProto) -> bool:
+    known = {value.name for value in (*graph.value_info, *graph.output) if value.type.tensor_type.HasField("shape")}
+    return all(name in known for node in graph.node for name in node.output if name)
+
+
+def _seen_shapes(model: onnx.ModelProto, image: ImageInput, count: int) -> Shapes:
+    """What inference may not know: shapes of a run, up to the node that cannot take so many images."""
+    started = onnx.ModelProto()
+    started.CopyFrom(model)
+    while started.graph.node:
+        try:
+            values = tensors_of(started, image.any_feed(count))
+        except ProbeError as error:
+            names = [node.name for node in started.graph.node]
+            if blamed_node(error) not in names:
+                return {}
+            del started.graph.node[names.index(blamed_node(error)) :]
+        else:
+            return {name: value.shape for name, value in values.items()}
+    return {}
 
 
 def _batch_axis(tensor: str, one: Shapes, many: Shapes) -> int | None:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from hardbit.graph.onnx_graph import OnnxGraph
 from hardbit.importing.baked_batch import rewrite_baked_batch
 from hardbit.importing.image_input import ImageInput
-from hardbit.importing.probing import ProbeError, blamed_node, random_pixels, tensors_of
+from hardbit.importing.probing import ProbeError, blamed_node, tensors_of
 from hardbit.importing.shape_arithmetic import constant_shapes, settle_shapes
 from hardbit_deploy.errors import HardbitError
 
@@ -36,7 +36,7 @@ def free_batch(model: onnx.ModelProto, image: ImageInput) -> tuple[onnx.ModelPro
         notes = [] if image.batch is None else [f"made for a batch of {image.batch}: any number of images is taken"]
         return settle_shapes(opened, image.name, *runs), notes
     try:
-        alone = tensors_of(model, _feed(image, image.batch or 1))
+        alone = tensors_of(model, image.any_feed(image.batch or 1))
     except ProbeError as refusal:
         raise HardbitError(
             f"ONNX Runtime cannot run the network: {refusal}",
@@ -60,7 +60,7 @@ def _runs(model: onnx.ModelProto, image: ImageInput) -> tuple[tuple[Values, Valu
     found: list[Values] = []
     for count in (2, 3):
         try:
-            values = tensors_of(model, _feed(image, count))
+            values = tensors_of(model, image.any_feed(count))
         except ProbeError as error:
             return ({}, {}), error
         shape = values[output].shape
@@ -71,13 +71,6 @@ def _runs(model: onnx.ModelProto, image: ImageInput) -> tuple[tuple[Values, Valu
             )
         found.append(values)
     return (found[0], found[1]), None
-
-
-def _feed(image: ImageInput, count: int) -> Values:
-    """Pixels as they are: what the numbers mean does not matter for shapes."""
-    pixels = random_pixels(count, image.shape)
-    moved = pixels.transpose(0, 2, 3, 1) if image.channels_last else pixels
-    return {image.name: moved.reshape(count, *image.sizes).astype(image.dtype)}
 
 
 def _with_free_batch(model: onnx.ModelProto, image: ImageInput) -> onnx.ModelProto:

@@ -28,6 +28,7 @@ from hardbit_deploy.errors import HardbitError
 __all__ = ["Conversion", "convert_onnx"]
 
 _TWIN_ATTACK_STEPS = 10
+_BUNDLED = ("engine.onnx", "canonical.onnx", "attack.onnx", "attack_smooth.onnx")
 Report = Callable[[str], None]
 
 
@@ -45,13 +46,17 @@ class Conversion:
 def convert_onnx(request: ConversionRequest, out: Path, report: Report) -> Conversion:
     """Write the bundle to the folder `out`; `report` is told what is done, one line each.
 
-    Raises HardbitError as the steps do, and where the threat model or the suite is not known.
+    Raises HardbitError as the steps do, and where threat model, suite or target are not known.
     """
+    from hardbit import targets
     from hardbit_deploy.attacks import ThreatModel
     from hardbit_deploy.suite import SMOOTH, named_suite
 
     threat = ThreatModel.of(request.norm, request.eps_255)
     named_suite(request.suite)
+    if request.target not in targets.names():
+        known = ", ".join(targets.names())
+        raise HardbitError(f"there is no target '{request.target}'", where="target", remedy=f"known: {known}")
     imported = import_network(
         request.source,
         preprocessing=request.preprocessing,
@@ -64,43 +69,58 @@ def convert_onnx(request: ConversionRequest, out: Path, report: Report) -> Conve
     for note in images.notes:
         report(note)
     report("its quantizers are taken as they are" if imported.quantized else _how_quantized(request, images))
-    graphs = build_graphs(imported, images.calibration, request)
+    graphs = build_graphs(imported, images, request)
+    if graphs.signs_standing is not None:
+        found = ", ".join(f"{sign} {count}" for sign, count in graphs.signs_standing.items())
+        report(f"derivatives straight through signs, images that stand after PGD-10: {found}; the stronger one is used")
     suite = named_suite(request.suite, graphs.bits)
     if SMOOTH in suite.surrogates and graphs.smooth is None:
         suite = suite.without_smooth(graphs.bits)
-    evaluation = images.evaluation
     with _files(imported, graphs) as folder:
         report("images for the comparison of engine and twin")
-        adversarial = _climb(
-            folder / "attack.onnx", imported, evaluation, threat, _TWIN_ATTACK_STEPS, ("cross_entropy",)
-        )
-        files: dict[str, bytes | Path | NDArray[Any]] = {
-            "engine.onnx": folder / "engine.onnx",
-            "canonical.onnx": folder / "canonical.onnx",
-            "attack.onnx": folder / "attack.onnx",
-            "images.npy": np.ascontiguousarray(evaluation.images),
-            "labels.npy": evaluation.labels,
-            "twin_clean_logits.npy": _twin_logits(folder / "canonical.onnx", evaluation.images),
-            "twin_adversarial_images.npy": adversarial[:, 0],
-            "twin_adversarial_logits.npy": _twin_logits(folder / "canonical.onnx", adversarial[:, 0]),
-        }
-        if graphs.smooth is not None:
-            files["attack_smooth.onnx"] = folder / "attack_smooth.onnx"
-        engine_right = _right(folder / "engine.onnx", imported, evaluation)
+        files = _evidence(folder, imported, images, threat)
+        files |= {name: folder / name for name in _BUNDLED if (folder / name).is_file()}
         float_right, transfer = None, []
         if graphs.float_attack is not None:
-            float_right = _right(folder / "float.onnx", imported, evaluation)
             report("adversarial images of the float network")
-            made = _climb(folder / "float_attack.onnx", imported, evaluation, threat, suite.steps, suite.losses)
+            float_right = _right(folder / "float.onnx", imported, images.evaluation)
+            climbs = images.evaluation, threat, suite.steps, suite.losses
+            made = _climb(folder / "float_attack.onnx", imported, *climbs)
             source = f"{request.model_name[:58]}-float"
             files[f"transfer_{source}.npy"] = made
             transfer.append(transfer_entry(source, made.shape[1], suite, imported))
+        engine_right = _right(folder / "engine.onnx", imported, images.evaluation)
         fields = manifest_fields(request, imported, images, graphs, suite, transfer)
-        fields["provenance"]["clean"] = {
-            "images": len(evaluation), "engine_right": engine_right, "float_right": float_right,
-        }  # fmt: skip
+        count = len(images.evaluation)
+        fields["provenance"]["clean"] = {"images": count, "engine_right": engine_right, "float_right": float_right}
         bundle = write_bundle(out, fields, files)
-    return Conversion(bundle, len(evaluation), float_right, engine_right, imported.notes + images.notes)
+    _doubt(engine_right if float_right is None else float_right, count, imported.classes, report)
+    return Conversion(bundle, count, float_right, engine_right, imported.notes + images.notes)
+
+
+def _evidence(
+    folder: Path, imported: ImportedNetwork, images: ConversionImages, threat: Any
+) -> dict[str, bytes | Path | NDArray[Any]]:
+    """Evaluation images with labels, and what the twin says to them and to adversarial versions of them."""
+    judged, twin = images.evaluation, folder / "canonical.onnx"
+    made = _climb(folder / "attack.onnx", imported, judged, threat, _TWIN_ATTACK_STEPS, ("cross_entropy",))
+    adversarial = made[:, 0]
+    return {
+        "images.npy": np.ascontiguousarray(judged.images),
+        "labels.npy": judged.labels,
+        "twin_clean_logits.npy": _twin_logits(twin, judged.images),
+        "twin_adversarial_images.npy": adversarial,
+        "twin_adversarial_logits.npy": _twin_logits(twin, adversarial),
+    }
+
+
+def _doubt(right: int, images: int, classes: int, report: Report) -> None:
+    """Say so where the network looks lost: as a rule its images are not made as it wants them."""
+    if right < images * 2 / (classes + 1):
+        report(
+            f"only {right} of {images} are right: do --scale, --mean, --std, --channels and --layout describe what the "
+            "network was trained on?"
+        )
 
 
 def _how_quantized(request: ConversionRequest, images: ConversionImages) -> str:

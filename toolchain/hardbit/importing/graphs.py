@@ -7,13 +7,16 @@ from typing import Any
 
 import numpy as np
 import onnx
-from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from hardbit.graph.onnx_graph import OnnxGraph, bits_of
+from hardbit.importing.images import ConversionImages
 from hardbit.importing.network import ImportedNetwork
 from hardbit.importing.request import ConversionRequest
+from hardbit.importing.sign_surrogate import SIGNS, has_sign, stronger_sign
 from hardbit.importing.words import IMAGE
+from hardbit_deploy.attacks import ThreatModel
+from hardbit_deploy.errors import HardbitError
 from hardbit_deploy.network_bits import NetworkBits
 
 __all__ = ["Graphs", "build_graphs", "float_bytes_graph", "network_bits"]
@@ -22,7 +25,8 @@ __all__ = ["Graphs", "build_graphs", "float_bytes_graph", "network_bits"]
 @dataclass(frozen=True)
 class Graphs:
     """`canonical` is lowered to `engine`, with the `changes` of values that this took; `attack` and, below 4 bits,
-    `smooth` are made of it. `float_attack` is made of the float network; None where there is none."""
+    `smooth` are made of it. `float_attack` is made of the float network; None where there is none. `signs_standing` is
+    what `stronger_sign` found, where it was asked."""
 
     canonical: onnx.ModelProto
     engine: onnx.ModelProto
@@ -31,36 +35,72 @@ class Graphs:
     float_attack: onnx.ModelProto | None
     bits: NetworkBits
     changes: tuple[str, ...]
+    signs_standing: dict[str, int] | None
 
 
-def build_graphs(imported: ImportedNetwork, images: NDArray[np.uint8], request: ConversionRequest) -> Graphs:
-    """Quantize with calibration `images`, uint8 (n, channels, height, width), or take a quantized source as it is.
+def build_graphs(imported: ImportedNetwork, images: ConversionImages, request: ConversionRequest) -> Graphs:
+    """Quantize with the calibration images, or take a quantized source as it is.
 
-    Raises HardbitError naming the node for what has no gradient rule, no canonical form, or no engine.
+    Raises HardbitError naming the nodes for what has no gradient rule, no canonical form, or no engine.
     """
     from hardbit.graph.gradient import build_attack_graph
     from hardbit.ptq import canonical_from_quantized, quantize_network
     from hardbit.targets import lower
 
-    float_attack = None
     if imported.quantized:
         canonical = canonical_from_quantized(imported.model)
     else:
-        float_attack = build_attack_graph(imported.model, **_sign(imported.model, request))
-        canonical = quantize_network(imported.model, images, calibration=request.calibration, bits=request.bits)
+        _require_rules(imported.model)
+        canonical = quantize_network(
+            imported.model, images.calibration, calibration=request.calibration, bits=request.bits
+        )
+    _require_rules(canonical)
     changes: list[str] = []
     engine = lower(canonical, request.target, changes.append)
-    attack = build_attack_graph(canonical, **_sign(canonical, request))
+    sign, standing = _sign(canonical, images, request)
+    through: Any = {"straight_through": sign}
     bits = network_bits(canonical)
-    smooth = None
+    smooth = float_attack = None
     if bits.need_both_surrogates:
-        smooth = build_attack_graph(canonical, surrogate="smooth", **_sign(canonical, request))
-    return Graphs(canonical, engine, attack, smooth, float_attack, bits, tuple(changes))
+        smooth = build_attack_graph(canonical, surrogate="smooth", **through)
+    if not imported.quantized:
+        float_attack = build_attack_graph(imported.model, **through)
+    return Graphs(
+        canonical,
+        engine,
+        build_attack_graph(canonical, **through),
+        smooth,
+        float_attack,
+        bits,
+        tuple(changes),
+        standing,
+    )
 
 
-def _sign(model: onnx.ModelProto, request: ConversionRequest) -> dict[str, Any]:
-    """How derivatives pass a Sign, where there is one."""
-    return {"sign": request.sign} if any(node.op_type == "Sign" for node in model.graph.node) else {}
+def _require_rules(model: onnx.ModelProto) -> None:
+    """Raise HardbitError where the network cannot be attacked white-box: it names every node that has no rule."""
+    from hardbit.graph.gradient import coverage
+
+    missing = [row for row in coverage(model) if row.status == "missing"]
+    if missing:
+        names = ", ".join(f"'{row.name}' ({row.operator})" for row in missing[:3])
+        raise HardbitError(
+            f"{len(missing)} of {len(model.graph.node)} nodes have no gradient rule, so nothing could attack it: "
+            f"{names}{', ...' if len(missing) > 3 else ''}: {missing[0].reason}",
+            where=missing[0].name,
+            remedy="hardbit doctor --onnx FILE lists all nodes",
+        )
+
+
+def _sign(
+    canonical: onnx.ModelProto, images: ConversionImages, request: ConversionRequest
+) -> tuple[str, dict[str, int] | None]:
+    """How derivatives pass a Sign, and what was found where that was tried out."""
+    if request.sign != "auto" or not has_sign(canonical):
+        return (SIGNS[0] if request.sign == "auto" else request.sign), None
+    judged, threat = images.evaluation, ThreatModel.of(request.norm, request.eps_255)
+    classes = canonical.graph.output[0].type.tensor_type.shape.dim[1].dim_value
+    return stronger_sign(canonical, judged.images, judged.labels, classes, threat)
 
 
 def network_bits(canonical: onnx.ModelProto) -> NetworkBits:

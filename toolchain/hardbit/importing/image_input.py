@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto
 
 from hardbit.importing.preprocessing import Preprocessing
+from hardbit.importing.probing import random_pixels
 from hardbit.importing.words import Layout, Shape
 from hardbit_deploy.errors import HardbitError
 
@@ -51,6 +52,12 @@ class ImageInput:
         if self.channels_last:
             values = values.transpose(0, 2, 3, 1)
         return {self.name: np.ascontiguousarray(values.reshape(len(images), *self.sizes).astype(self.dtype))}
+
+    def any_feed(self, count: int) -> dict[str, NDArray[np.generic]]:
+        """`count` images of noise, pixels as they are: for whoever asks for shapes."""
+        pixels = random_pixels(count, self.shape)
+        moved = pixels.transpose(0, 2, 3, 1) if self.channels_last else pixels
+        return {self.name: moved.reshape(count, *self.sizes).astype(self.dtype)}
 
 
 def find_image(model: onnx.ModelProto, preprocessing: Preprocessing, image_shape: Shape | None) -> ImageInput:

@@ -106,6 +106,7 @@ def _provenance(
         },
         "quantized": quantized,
         "changes": list(graphs.changes),
+        "signs": {"asked": request.sign, "standing": graphs.signs_standing},
         "twin": "the canonical graph, run by ONNX Runtime without optimisation",
         "versions": {library: version(library) for library in _LIBRARIES},
     }

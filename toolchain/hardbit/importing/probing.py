@@ -8,9 +8,8 @@ from typing import Any
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import helper
 
-from hardbit.importing.quantized_sources import QONNX_DOMAINS
+from hardbit.importing.stand_ins import without_qonnx
 
 __all__ = ["ProbeError", "blamed_node", "open_model", "random_pixels", "tensors_of"]
 
@@ -49,11 +48,7 @@ def tensors_of(model: onnx.ModelProto, feed: dict[str, NDArray[Any]]) -> dict[st
     QONNX operators, which the runtime does not know, pass their input on: what is asked for are shapes, and they keep
     them. Raises ProbeError where the model does not run.
     """
-    watched = onnx.ModelProto()
-    watched.CopyFrom(model)
-    for node in watched.graph.node:
-        if node.domain in QONNX_DOMAINS:
-            node.CopyFrom(helper.make_node("Identity", node.input[:1], node.output[:1], name=node.name))
+    watched = without_qonnx(model)
     del watched.graph.value_info[:]
     del watched.graph.output[:]
     names = [name for node in watched.graph.node for name in node.output if name]

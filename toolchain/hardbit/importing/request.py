@@ -9,10 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from hardbit.importing.preprocessing import Preprocessing, read_sidecar
+from hardbit.importing.sign_surrogate import SIGNS
 from hardbit.importing.words import Shape
 from hardbit_deploy.errors import HardbitError
 
 __all__ = ["ConversionRequest", "numbers_of", "read_request", "shape_of"]
+
+_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 
 
 @dataclass(frozen=True)
@@ -22,7 +25,7 @@ class ConversionRequest:
     `calibrate` and `data` are names of image sets as in a recipe; the first gives the images that quantizers are
     calibrated with, `calibration_count` of its split `calibrate_split`, the second the `count` images (None for 1,000,
     or all if there are fewer) that the engine is judged on. `eps_255` is in grey levels. `sign` says how derivatives
-    pass a Sign node: "clipped" (where |x| <= 1) or "identity".
+    pass a Sign node: "clipped" (where |x| <= 1), "identity", or the better of them ("auto").
     """
 
     source: Path
@@ -43,13 +46,19 @@ class ConversionRequest:
     norm: str = "linf"
     eps_255: float = 8.0
     suite: str = "standard"
-    sign: str = "clipped"
+    sign: str = "auto"
 
     def __post_init__(self) -> None:
         for name in ("count", "calibration_count"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise HardbitError(f"{name} is {value}", name, "give a whole number of at least 1")
+        if self.name and not _NAME.fullmatch(self.name):
+            raise HardbitError(
+                f"name is {self.name!r}", "network.name", "begin with a letter or digit; then a-z, 0-9, dot, dash, _"
+            )
+        if self.sign not in ("auto", *SIGNS):
+            raise HardbitError(f"sign is {self.sign!r}", "network.sign", f"known: auto, {', '.join(SIGNS)}")
 
     @property
     def model_name(self) -> str:
