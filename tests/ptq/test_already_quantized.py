@@ -35,9 +35,8 @@ def codes_apart(ours: np.ndarray, theirs: np.ndarray, source: onnx.ModelProto) -
     return float(np.abs(ours - theirs).max() / step)
 
 
-@pytest.mark.parametrize("build", [plain_network, residual_network])
+@pytest.mark.parametrize(("build", "symmetric"), [(plain_network, True), (residual_network, False)])
 @pytest.mark.parametrize(("activations", "weights"), [(UINT8, INT8), (INT8, INT8), (UINT8, UINT8)])
-@pytest.mark.parametrize("symmetric", [False, True])
 @pytest.mark.parametrize("form", [QuantFormat.QDQ, QuantFormat.QOperator])
 def test_files_of_onnxruntime_keep_their_logits(
     build: Callable, form: QuantFormat, activations: QuantType, weights: QuantType, symmetric: bool

@@ -10,12 +10,12 @@ import onnx
 import pytest
 
 from executed_precision import executed_precision_of
-from float_networks import NETWORKS, plain_network, residual_network, token_network
+from float_networks import NETWORKS, FloatBuilder, plain_network, residual_network, token_network
 from hardbit.graph.canonical_form import check_canonical
 from hardbit.graph.gradient import build_attack_graph
 from hardbit.graph.onnx_graph import OnnxGraph, bits_of
 from hardbit.graph.quantized_layers import bias_is_on_grid, quantized_layers
-from hardbit.ptq import CALIBRATIONS, quantize_network
+from hardbit.ptq import quantize_network
 from hardbit.targets import float_nodes, integer_nodes, lower
 from hardbit_deploy.errors import HardbitError
 from lowering_examples import constants, images_for, run, with_constants
@@ -88,8 +88,17 @@ def run_outputs(model: onnx.ModelProto, feed: dict[str, np.ndarray], names: list
     return session.run(names, feed)
 
 
-@pytest.mark.parametrize("calibration", CALIBRATIONS)
-@pytest.mark.parametrize("name", ["plain", "residual", "tokens"])
+@pytest.mark.parametrize(
+    ("name", "calibration"),
+    [
+        *(
+            (name, calibration)
+            for name in ("plain", "residual", "tokens")
+            for calibration in ("max", "percentile", "mse")
+        ),
+        ("plain", "entropy"),
+    ],
+)
 def test_eight_bits_are_near_the_float_network(name: str, calibration: str) -> None:
     model = NETWORKS[name]()
     images = images_for(model, 64)
@@ -189,6 +198,15 @@ def test_no_image_is_cut_off_by_its_quantizer() -> None:
     extremes = [-0.5 * 4.4 + 0.1, 127 / 256 * 4.4 + 0.4]
     assert -zero_point * scale <= extremes[0] + scale / 2
     assert (255 - zero_point) * scale >= extremes[1] - scale / 2
+
+
+def test_a_network_without_preprocessing_reads_bytes_as_they_are() -> None:
+    b = FloatBuilder()
+    x = b.node("Relu", [b.conv("image", "conv", (4, 3, 3, 3))], "relu")
+    model = b.model(b.gemm(b.node("Flatten", [x], "flatten", axis=1), "fc", 784, 10))
+    canonical = quantize_network(model, np.full((2, 3, 16, 16), 90, np.uint8))
+    values = constants(canonical)
+    assert (values["image.scale"], values["image.zero_point"]) == (np.float32(1 / 256), 128)
 
 
 def test_signs_and_binary_weights_are_exact() -> None:
