@@ -1,5 +1,5 @@
-"""The shipped float network twice: a PyTorch module on images in [0, 1], as peers take it, and a float ONNX engine with
-its attack graph, as hardbit takes it."""
+"""A shipped network twice: a PyTorch module on images in [0, 1], as peers take it, and an engine with its attack graph,
+as hardbit takes it."""
 
 from __future__ import annotations
 
@@ -52,9 +52,9 @@ class UnitInterval(nn.Module):
         return self.network((images * 255 - 128) / 256)
 
 
-def shipped_float_network(folder: Path, count: int) -> Both:
+def shipped_network(folder: Path, count: int, name: str = "fashion-cnn-float") -> Both:
     """`count` images at most, less those that the network gets wrong; engine and gradient are active."""
-    recipe = load_recipe(MODELS / "fashion-cnn-float")
+    recipe = load_recipe(MODELS / name)
     twin = load_trained_twin(recipe, recipe.weights_path).eval().requires_grad_(False)
     canonical = export_canonical(twin, recipe.network.input_shape)
     files = {"engine": lower(canonical, "onnxruntime"), "attack": build_attack_graph(canonical)}

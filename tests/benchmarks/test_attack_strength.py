@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from hardbit_deploy.attacks import ThreatModel, apgd, carlini_wagner, deepfool, fab, pgd, square
 from hardbit_deploy.attacks.objectives import DLR, TEMPERED
 from hardbit_deploy.statistics import compare_paired
-from strength_examples import Both, keeps, shipped_float_network
+from strength_examples import Both, keeps, shipped_network
 
 pytestmark = pytest.mark.slow
 
@@ -31,7 +31,7 @@ Survived = NDArray[np.bool_]
 
 @pytest.fixture(scope="module")
 def both(tmp_path_factory: pytest.TempPathFactory) -> Both:
-    return shipped_float_network(tmp_path_factory.mktemp("float"), IMAGES)
+    return shipped_network(tmp_path_factory.mktemp("float"), IMAGES)
 
 
 def ours(both: Both, norm: str) -> dict[str, Callable[[], Survived]]:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch.nn import functional
 
 from hardbit_deploy.attacks import ThreatModel, fgsm, pgd
-from strength_examples import Both, keeps, shipped_float_network
+from strength_examples import Both, keeps, shipped_network
 
 EPS, STEPS = 24, 10  # steps of 2.5 eps / 10 = 6 grey levels
 STEP = 6
@@ -25,7 +25,7 @@ Peer = Callable[[Both, float, float, int], torch.Tensor]
 
 @pytest.fixture(scope="module")
 def both(tmp_path_factory: pytest.TempPathFactory) -> Both:
-    return shipped_float_network(tmp_path_factory.mktemp("float"), 200)
+    return shipped_network(tmp_path_factory.mktemp("float"), 200)
 
 
 def plain_loop(both: Both, eps: float, step: float, steps: int) -> torch.Tensor:
