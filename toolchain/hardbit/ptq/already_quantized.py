@@ -36,8 +36,9 @@ def canonical_from_quantized(model: onnx.ModelProto) -> onnx.ModelProto:
     QONNX. Layers are written in the form that integer kernels have; what the file leaves to float is declared so.
     Raises HardbitError that names the node which has no canonical form.
     """
-    plain = codes_as_numbers(eight_bit_codes(qonnx_as_qdq(with_initializers(model))))
-    graph = OnnxGraph(run_passes(plain, (StripInitializerInputs(), RemoveIdentities())))
+    source = StripInitializerInputs().apply(with_initializers(model))
+    plain = codes_as_numbers(eight_bit_codes(qonnx_as_qdq(source)))
+    graph = OnnxGraph(run_passes(plain, (RemoveIdentities(),)))
     for node in graph.nodes:
         if not node.name:
             node.name = graph.unused_node_name(node.output[0] or node.op_type)
