@@ -8,19 +8,11 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-import torch
 from numpy.typing import NDArray
-from onnx import helper
-from torch.nn import functional
 
 from hardbit.graph.export import export_canonical
 from hardbit.graph.gradient import build_attack_graph
-from hardbit.graph.gradient.integer_cotangents import (
-    calibration_feeds,
-    doubles,
-    sub_pixel_weights,
-    with_integer_cotangents,
-)
+from hardbit.graph.gradient.integer_cotangents import calibration_feeds, with_integer_cotangents
 from hardbit.quantize import freeze
 from hardbit_deploy.attacks import ThreatModel, pgd
 from hardbit_deploy.bundle import load_bundle
@@ -114,28 +106,6 @@ def test_all_of_the_sweep_but_its_last_layer_runs_on_integer_kernels(graphs, tmp
 def test_networks_of_few_bits_and_float_networks_have_none(bits: int) -> None:
     exact = build_attack_graph(export_canonical(freeze(calibrated("lenet", bits)).eval(), (1, 28, 28)))
     assert with_integer_cotangents(exact, random_images(4, (1, 28, 28))) is None
-
-
-@pytest.mark.parametrize("size", [1, 3])
-def test_four_phases_are_the_adjoint_of_a_convolution_of_stride_two(size: int) -> None:
-    rng = np.random.default_rng(size)
-    weights, cotangent = (rng.normal(size=shape).astype(np.float32) for shape in ((6, 4, size, size), (2, 6, 5, 5)))
-    padded = functional.pad(torch.from_numpy(cotangent), (0, 1, 0, 1))
-    phases = functional.conv2d(padded, torch.from_numpy(sub_pixel_weights(weights))).numpy()
-    ours = phases.reshape(2, 2, 2, 4, 5, 5).transpose(0, 3, 4, 1, 5, 2).reshape(2, 4, 10, 10)
-    expected = functional.conv_transpose2d(
-        torch.from_numpy(cotangent), torch.from_numpy(weights), stride=2, padding=size // 2, output_padding=1
-    )
-    np.testing.assert_allclose(ours, expected.numpy(), atol=1e-5)
-
-
-@pytest.mark.parametrize(
-    ("change", "fits"),
-    [({}, True), ({"strides": [2, 1]}, False), ({"pads": [0, 0, 1, 1]}, False), ({"group": 2}, False)],
-)
-def test_other_transposed_convolutions_stay_in_float(change: dict, fits: bool) -> None:
-    plain = {"kernel_shape": [3, 3], "strides": [2, 2], "pads": [1] * 4, "output_padding": [1, 1], "group": 1}
-    assert doubles(helper.make_node("ConvTranspose", ["x", "w"], ["y"], **(plain | change))) is fits
 
 
 # --- beside the exact graph -------------------------------------------------------------------------------------------

@@ -29,6 +29,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
 from hardbit.graph.gradient.primal import attributes
+from hardbit.graph.gradient.sub_pixel import doubles, padding_of, sub_pixel_weights
 from hardbit.graph.gradient.surrogates import FINE_LEVELS, bounds
 from hardbit.graph.gradient.tape import PREFIX
 from hardbit.graph.onnx_graph import OnnxGraph
@@ -126,33 +127,6 @@ class _Sweep:
         return False
 
 
-def doubles(node: onnx.NodeProto) -> bool:
-    """Whether a ConvTranspose makes twice the rows and columns, of a kernel of 1x1 or a centred one of 3x3."""
-    options = attributes(node)
-    kernel = options["kernel_shape"]
-    return (
-        kernel in ([1, 1], [3, 3])
-        and options.get("strides") == [2, 2]
-        and options.get("dilations", [1, 1]) == [1, 1]
-        and options.get("group", 1) == 1
-        and options.get("pads") == [kernel[0] // 2] * 4
-        and options.get("output_padding") == [1, 1]
-    )
-
-
-def sub_pixel_weights(weights: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Weights (4 in, out, 2, 2) of the convolution that makes the four pixels of every 2x2 block of the adjoint of a
-    correlation of stride 2 with `weights` (out, in, k, k), k being 1 or 3 and the padding k // 2."""
-    outputs, inputs, size, _ = weights.shape
-    phases = np.zeros((2, 2, inputs, outputs, 2, 2), np.float32)
-    for row, column, k, m in np.ndindex(2, 2, size, size):
-        # Pixel 2a + row takes weight k from output a + (row + padding - k) / 2.
-        down, right = row + size // 2 - k, column + size // 2 - m
-        if down % 2 == 0 and right % 2 == 0:
-            phases[row, column, :, :, down // 2, right // 2] = weights[:, :, k, m].T
-    return phases.reshape(4 * inputs, outputs, 2, 2)
-
-
 class _Rewriting:
     """The graph while it is written anew; `codes_of` names, by cotangent, the tensor that its codes stand for."""
 
@@ -206,10 +180,12 @@ class _Rewriting:
             yield from self._round(result, result)
             return
         phases = f"{result}.phases"
+        weights, pads = sub_pixel_weights(self._weights(node), padding_of(node))
+        shape = list(weights.shape[2:])
         stride_one = helper.make_node(
-            "Conv", [copy.input[0], ""], [phases], name=node.name, pads=[0, 0, 1, 1], kernel_shape=[2, 2]
+            "Conv", [copy.input[0], ""], [phases], name=node.name, pads=pads, kernel_shape=shape
         )
-        yield from self._integer_weights(stride_one, sub_pixel_weights(self._weights(node)))
+        yield from self._integer_weights(stride_one, weights)
         yield stride_one
         yield from self._round(phases, result, interleaved=True)
 
