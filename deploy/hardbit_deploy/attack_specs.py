@@ -99,7 +99,7 @@ def parse_attack(spec: object) -> AttackSpec:
     kind, objective = found["kind"], found["objective"]
     rule = KINDS[kind]
     targeted = _TARGETED.fullmatch(objective or "")
-    if (TARGETED if targeted else objective) not in (rule.objectives or (None,)):
+    if objective == TARGETED or (TARGETED if targeted else objective) not in (rule.objectives or (None,)):
         choices = " or ".join(f"'{kind}-N {name}'" for name in _choices(rule)) or f"'{kind}-N' alone"
         raise _refused(spec, f"write {choices}")
     if found["restarts"] and not rule.restarts:
