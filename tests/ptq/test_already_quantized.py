@@ -14,7 +14,7 @@ from canonical_examples import plain_cnn as canonical_cnn
 from executed_precision import executed_precision_of
 from float_networks import FloatBuilder, plain_network, residual_network, token_network
 from hardbit.graph.gradient import build_attack_graph
-from hardbit.graph.onnx_graph import OnnxGraph
+from hardbit.graph.onnx_graph import OnnxGraph, bits_of
 from hardbit.ptq import canonical_from_quantized, quantize_network
 from hardbit.targets import float_nodes, integer_nodes, lower
 from hardbit_deploy.errors import HardbitError
@@ -117,6 +117,20 @@ def test_a_canonical_graph_comes_back_as_it_is() -> None:
         np.testing.assert_array_equal(run(again, images), run(canonical, images))
         assert integer_nodes(again) == integer_nodes(canonical)
         assert float_nodes(again) == []
+
+
+@pytest.mark.parametrize("bits", [8, 4, 3, 2])
+def test_widths_are_read_off_codes_and_clips_where_no_metadata_says_them(bits: int) -> None:
+    def widths(model: onnx.ModelProto) -> dict[str, int | None]:
+        graph = OnnxGraph(model)
+        quantizers = [node for node in graph.nodes if node.op_type == "DequantizeLinear" and "bias" not in node.name]
+        return {node.name: bits_of(node) for node in quantizers}
+
+    canonical = canonical_cnn(bits)
+    bare = copy_of(canonical)
+    for node in bare.graph.node:
+        del node.metadata_props[:]
+    assert widths(canonical_from_quantized(bare)) == widths(canonical)
 
 
 def test_what_post_training_quantization_made_comes_back_as_it_is() -> None:

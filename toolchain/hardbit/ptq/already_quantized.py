@@ -17,6 +17,7 @@ from hardbit.ptq.qonnx_dialect import qonnx_as_qdq
 from hardbit.ptq.quantized_layers_of_files import constants_as_numbers, layers_by_output_channel
 from hardbit.ptq.quantizers_of_files import (
     bytes_first,
+    declared_widths,
     eight_bit_codes,
     explicit_parameters,
     integer_clips,
@@ -52,6 +53,7 @@ def canonical_from_quantized(model: onnx.ModelProto) -> onnx.ModelProto:
     ):
         step(graph)
         graph.prune()
+    declared_widths(graph)
     declare_floats(graph)
     graph.set_metadata({"hardbit.format": _CANONICAL_FORMAT, "hardbit.profile": "onnxruntime"})
     canonical = graph.to_model()

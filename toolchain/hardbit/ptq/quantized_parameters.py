@@ -105,6 +105,16 @@ def numbers_of(graph: OnnxGraph, tensor: str) -> NDArray[np.float32] | None:
     return None if parameter is None else parameter.numbers()
 
 
+def _width(codes: NDArray[Any], zero_point: NDArray[Any]) -> int:
+    """The fewest bits that weight codes fit into: 1 for -1 and +1 alone."""
+    if codes.dtype != np.int8 or np.any(zero_point):
+        return 8
+    if codes.size and np.all(np.abs(codes) == 1):
+        return 1
+    low, high = int(codes.min(initial=0)), int(codes.max(initial=0))
+    return max(2, 1 + max(high, -low - 1).bit_length())
+
+
 def write_parameter(graph: OnnxGraph, node: onnx.NodeProto, index: int, kind: str, parameter: Parameter) -> None:
     """Let `node` read `parameter` as input `index`, with one scale an output channel (axis 0) and zero point 0 wherever
     codes less zero point fit into int8. Raises HardbitError naming `node` where that cannot be."""
@@ -133,9 +143,12 @@ def write_parameter(graph: OnnxGraph, node: onnx.NodeProto, index: int, kind: st
         graph.add_constant(f"{place}.scale", scale),
         graph.add_constant(f"{place}.zero_point", np.ascontiguousarray(zero_point.astype(codes.dtype))),
     ]
+    former = graph.producer(node.input[index]) if len(node.input) > index else None
+    if former is not None and former.op_type == "DequantizeLinear" and len(graph.consumers(former.output[0])) == 1:
+        graph.remove(former)
     target = graph.unused_name(f"{place}.numbers")
     name = graph.unused_node_name(f"{place}.dequantize")
     dequantize = helper.make_node("DequantizeLinear", inputs, [target], name=name, axis=0)
-    mark_bits(dequantize, 32 if codes.ndim == 1 else parameter.bits or 8)
+    mark_bits(dequantize, 32 if codes.ndim == 1 else parameter.bits or _width(codes, zero_point))
     graph.insert_before(node, dequantize)
     graph.set_input(node, index, target)

@@ -6,12 +6,19 @@ import numpy as np
 import onnx
 from onnx import helper
 
-from hardbit.graph.onnx_graph import OnnxGraph, mark_bits
+from hardbit.graph.onnx_graph import OnnxGraph, bits_of, mark_bits
 from hardbit.graph.passes.quantize_image import PIXEL_SCALE, PIXEL_ZERO_POINT
 from hardbit.graph.quantized_layers import dequantizer_of
 from hardbit_deploy.errors import HardbitError
 
-__all__ = ["bytes_first", "eight_bit_codes", "explicit_parameters", "integer_clips", "without_repeated_quantizers"]
+__all__ = [
+    "bytes_first",
+    "declared_widths",
+    "eight_bit_codes",
+    "explicit_parameters",
+    "integer_clips",
+    "without_repeated_quantizers",
+]
 
 _NARROW = ("int2", "uint2", "int4", "uint4")
 _QUANTIZERS = ("QuantizeLinear", "DequantizeLinear")
@@ -51,6 +58,24 @@ def explicit_parameters(graph: OnnxGraph) -> None:
             graph.set_input(node, 2, graph.add_constant(f"{node.name}.zero_point", np.uint8(0)))
         elif zero_point is not None and zero_point.size == 1 and zero_point.ndim:
             graph.set_input(node, 2, graph.add_constant(f"{node.input[2]}.scalar", zero_point.reshape(())))
+
+
+def declared_widths(graph: OnnxGraph) -> None:
+    """Record how many bits the codes of each activation quantizer take, by its Clip, where the file does not say."""
+    for dequantize in graph.nodes:
+        if dequantize.op_type != "DequantizeLinear" or graph.is_constant(dequantize.input[0]):
+            continue
+        quantize, levels = graph.producer(dequantize.input[0]), 256
+        zero_point = graph.operand(dequantize, 2)
+        if quantize is not None and quantize.op_type == "Clip" and zero_point is not None:
+            low, high = graph.operand(quantize, 1), graph.operand(quantize, 2)
+            limits = np.iinfo(zero_point.dtype)
+            lowest, highest = limits.min if low is None else low.item(), limits.max if high is None else high.item()
+            levels = int(highest) - int(lowest) + 1
+            quantize = graph.producer(quantize.input[0])
+        for node in (quantize, dequantize):
+            if node is not None and bits_of(node) is None:
+                mark_bits(node, max(1, (levels - 1).bit_length()))
 
 
 def bytes_first(graph: OnnxGraph) -> None:

@@ -29,7 +29,8 @@ CALIBRATIONS: tuple[str, ...] = get_args(Calibration)
 Range = tuple[float, float]
 PERCENTILE = 99.999  # of all values; half of the rest on either side
 BINS = {"max": 128, "percentile": 2048, "entropy": 1024, "mse": 2048}
-BATCH = 32
+LARGEST_BATCH = 32
+_BATCH_VALUES = 3 << 15  # of pixels: what all tensors of a batch take in memory is some hundred times that
 
 
 def calibrated_ranges(
@@ -50,8 +51,9 @@ def calibrated_ranges(
         return {}
     collector = _collector(calibration, levels)
     session = _session_with_outputs(model, tensors)
-    for start in range(0, len(images), BATCH):
-        pixels = (images[start : start + BATCH].astype(np.float32) - 128) / 256
+    batch = int(np.clip(_BATCH_VALUES // images[0].size, 1, LARGEST_BATCH))
+    for start in range(0, len(images), batch):
+        pixels = (images[start : start + batch].astype(np.float32) - 128) / 256
         values = session.run(list(tensors), {"image": pixels})
         for name, value in zip(tensors, values, strict=True):
             if not np.isfinite(value).all():
