@@ -162,6 +162,34 @@ def test_what_is_declared_float_is_canonical(spoil: Callable[[onnx.ModelProto], 
     check_canonical(model)
 
 
+def test_any_standard_operator_is_allowed_that_declares_itself_float() -> None:
+    model = plain_cnn(4)
+    unknown_operator(model)
+    mark_float(node(model, "relu1"), "to see whether it may be")
+    check_canonical(model)
+    node(model, "relu1").domain = "com.example"
+    with pytest.raises(HardbitError, match=r"^relu1: operator com\.example\.LeakyRelu is not known"):
+        check_canonical(model)
+
+
+def test_a_gemm_that_is_float_may_have_any_form() -> None:
+    model = plain_cnn(4)
+    scaled_gemm(model)
+    mark_float(node(model, "fc2"), "to see whether it may be")
+    check_canonical(model)
+
+
+def unsigned_weights(zero_points: object) -> dict[str, object]:
+    codes = np.random.default_rng(0).integers(0, 256, (12, 8, 3, 3)).astype(np.uint8)
+    return {"conv2.weight.codes": codes, "conv2.weight.zero_point": np.asarray(zero_points, np.uint8)}
+
+
+def test_imported_weights_may_be_uint8_with_one_zero_point() -> None:
+    check_canonical(with_constants(plain_cnn(4), unsigned_weights([117] * 12)))
+    with pytest.raises(HardbitError, match=r"^conv2\.weight\.dequantize: each channel has a zero point of its own"):
+        check_canonical(with_constants(plain_cnn(4), unsigned_weights([*[117] * 11, 118])))
+
+
 @pytest.mark.parametrize(
     ("values", "refusal"),
     [
