@@ -16,6 +16,8 @@ from hardbit.zoo import list_models
 from hardbit.zoo.table import fill
 from hardbit_deploy import cli as board
 from hardbit_deploy.verdict import EXIT_CODES, parse_gate
+from importing_examples import saved
+from onnx_files import quarters, write_blobs
 from recipe_examples import RECIPE, write_bars
 
 ROOT = Path(__file__).parents[1]
@@ -47,6 +49,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (gate,) = [block for language, block in BLOCKS if language == "toml"]
     (place / "gate.toml").write_text(gate)
     (place / "models").symlink_to(ROOT / "models")
+    saved(quarters(), place, "anybody.onnx")
+    write_blobs(place).rename(place / "images.npz")
     return place
 
 

@@ -59,7 +59,10 @@ def test_help_of_every_verb_says_what_it_does_and_gives_examples(verb, capsys):
     assert "--json" in text
 
 
-ACCEPTED = "accepted are a recipe (recipe.toml) with its weights, or a weights file (.safetensors) with --recipe"
+ACCEPTED = (
+    "accepted are a recipe (recipe.toml) with its weights, a weights file (.safetensors) with --recipe, and an ONNX "
+    "file (.onnx) with --calibrate"
+)
 MISTAKES = {
     "chekc": "hardbit: there is no verb 'chekc'; did you mean 'check'?",
     "xyz": "hardbit: there is no verb 'xyz'; the verbs are run, train, convert, check, bench, report, zoo, doctor",
@@ -71,10 +74,10 @@ MISTAKES = {
     "report nowhere": "nowhere: no result can be read: No such file or directory",
     "check nowhere": "nowhere: there is no such folder; point at the folder of a bundle",
     "bench nowhere --no-latency --svg x.svg": "--svg: there is no picture without latencies; leave out --no-latency",
-    "convert model.onnx": f"model.onnx: an ONNX file of unknown origin cannot be converted; {ACCEPTED}",
+    "convert model.onnx": f"model.onnx: there is no such file; {ACCEPTED}",
     "convert w.safetensors": "w.safetensors: weights alone do not say which network they belong to; name its recipe "
     "with --recipe",
-    "convert net.pt": f"net.pt: this is neither a recipe nor weights; {ACCEPTED}",
+    "convert net.pt": f"net.pt: this is neither a recipe, nor weights, nor ONNX; {ACCEPTED}",
     "convert a.toml --recipe b.toml": f"--recipe: two recipes are named; {ACCEPTED}",
     "train r.toml --out no/w.safetensors": "r.toml: there is no such recipe; name a recipe.toml",
     "report r --out .": ".: this is a folder; name a file",

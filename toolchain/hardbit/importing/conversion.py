@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -154,13 +155,17 @@ def _climb(
     """Last iterates of PGD on the graph's own network: uint8 (n, losses, channels, height, width)."""
     from hardbit.steps.transfer import climbed
     from hardbit_deploy.engines.onnxruntime import OnnxRuntimeGradient
+    from hardbit_deploy.preflight import usable_cores
 
-    with OnnxRuntimeGradient(graph, imported.input_shape, imported.classes) as gradient:
-        made = [
-            climbed(gradient, images.images, images.labels, threat, steps, loss=loss, restart=0, seed=0)
-            for loss in losses
-        ]
-    return np.stack(made, axis=1)
+    with (
+        OnnxRuntimeGradient(graph, imported.input_shape, imported.classes) as gradient,
+        ThreadPoolExecutor(usable_cores()) as pool,
+    ):
+        made = pool.map(
+            lambda loss: climbed(gradient, images.images, images.labels, threat, steps, loss=loss, restart=0, seed=0),
+            losses,
+        )
+        return np.stack(list(made), axis=1)
 
 
 def _twin_logits(canonical: Path, images: NDArray[np.uint8]) -> NDArray[np.float32]:

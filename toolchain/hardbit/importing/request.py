@@ -13,7 +13,7 @@ from hardbit.importing.sign_surrogate import SIGNS
 from hardbit.importing.words import Shape
 from hardbit_deploy.errors import HardbitError
 
-__all__ = ["ConversionRequest", "numbers_of", "read_request", "shape_of"]
+__all__ = ["TABLES", "ConversionRequest", "numbers_of", "read_request", "shape_of"]
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 
@@ -66,7 +66,7 @@ class ConversionRequest:
         return self.name or re.sub(r"[^a-z0-9._-]+", "-", self.source.stem.lower()).strip("-._")[:64] or "network"
 
 
-_TABLES: Mapping[str, tuple[str, ...]] = {
+TABLES: Mapping[str, tuple[str, ...]] = {
     "preprocessing": ("layout", "channels", "scale", "mean", "std"),
     "network": ("name", "image_shape", "output", "classes", "sign"),
     "data": ("calibrate", "calibrate_split", "calibration_count", "set", "split", "count"),
@@ -74,6 +74,7 @@ _TABLES: Mapping[str, tuple[str, ...]] = {
     "threat_model": ("norm", "eps_255"),
     "suite": ("name",),
 }
+"""The tables of a sidecar file and their keys."""
 _FIELDS = {("data", "set"): "data", ("network", "classes"): "class_names", ("suite", "name"): "suite"}
 
 
@@ -87,7 +88,7 @@ def read_request(source: Path, given: Mapping[str, Any]) -> ConversionRequest:
     values = _of_sidecar(sidecar)
     values |= {name: value for name, value in given.items() if value is not None}
     try:
-        pre = Preprocessing(**{name: values.pop(name) for name in _TABLES["preprocessing"] if name in values})
+        pre = Preprocessing(**{name: values.pop(name) for name in TABLES["preprocessing"] if name in values})
     except TypeError as error:
         raise HardbitError(f"a value has the wrong type: {error}", f"{sidecar} [preprocessing]") from None
     if not values.get("calibrate"):
@@ -103,12 +104,12 @@ def read_request(source: Path, given: Mapping[str, Any]) -> ConversionRequest:
 def _of_sidecar(path: Path) -> dict[str, Any]:
     values: dict[str, Any] = {}
     for table, entries in read_sidecar(path).items():
-        if table not in _TABLES:
-            raise HardbitError(f"there is no table [{table}]", str(path), f"known: {', '.join(_TABLES)}")
+        if table not in TABLES:
+            raise HardbitError(f"there is no table [{table}]", str(path), f"known: {', '.join(TABLES)}")
         for key, value in entries.items():
-            if key not in _TABLES[table]:
+            if key not in TABLES[table]:
                 raise HardbitError(
-                    f"there is no key '{key}'", f"{path} [{table}]", f"known: {', '.join(_TABLES[table])}"
+                    f"there is no key '{key}'", f"{path} [{table}]", f"known: {', '.join(TABLES[table])}"
                 )
             values[_FIELDS.get((table, key), key)] = _read(f"{path} [{table}] {key}", key, value)
     return values
