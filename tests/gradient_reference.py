@@ -51,8 +51,11 @@ class ClampInside(torch.autograd.Function):
         return gradient * ctx.saved_tensors[0], None, None
 
 
-def evaluate(model: onnx.ModelProto, feeds: dict[str, Tensor], *, masks_from_codes: bool = False) -> dict[str, Tensor]:
-    """Every tensor of the graph, float64 (codes too). `masks_from_codes` follows the rule for 8-bit quantizers."""
+def evaluate(
+    model: onnx.ModelProto, feeds: dict[str, Tensor], *, masks_from_codes: bool = False, reach: float = 1.0
+) -> dict[str, Tensor]:
+    """Every tensor of the graph, float64 (codes too). `masks_from_codes` follows the rule for 8-bit quantizers, `reach`
+    is the magnitude up to which a Sign passes the gradient."""
     values = dict(feeds)
     for tensor in model.graph.initializer:
         array = numpy_helper.to_array(tensor)
@@ -60,6 +63,7 @@ def evaluate(model: onnx.ModelProto, feeds: dict[str, Tensor], *, masks_from_cod
     types = {tensor.name: tensor.data_type for tensor in model.graph.initializer}
     for node in model.graph.node:
         options = {a.name: helper.get_attribute_value(a) for a in node.attribute}
+        options["reach"] = reach
         operands = [values[name] if name else None for name in node.input]
         if node.op_type == "QuantizeLinear":
             types[node.output[0]] = types[node.input[2]] if len(node.input) > 2 else TensorProto.UINT8
@@ -140,16 +144,16 @@ def batch_norm(x: list[Tensor], options: dict[str, Any]) -> Tensor:
 
 
 class SignStraightThrough(torch.autograd.Function):
-    """Sign whose derivative is taken as 1 where the magnitude is at most 1."""
+    """Sign whose derivative is taken as 1 where the magnitude is at most `reach`."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        ctx.save_for_backward(x.abs() <= 1)
+    def forward(ctx: Any, x: Tensor, reach: float) -> Tensor:
+        ctx.save_for_backward(x.abs() <= reach)
         return torch.sign(x)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        return gradient * ctx.saved_tensors[0]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        return gradient * ctx.saved_tensors[0], None
 
 
 def reshape(x: list[Tensor], options: dict[str, Any]) -> Tensor:
@@ -190,7 +194,7 @@ OPERATORS: dict[str, Callable[[list[Any], dict[str, Any]], Tensor]] = {
     "ReduceMean": lambda x, o: x[0].mean(x[1].tolist(), keepdim=bool(o.get("keepdims", 1))),
     "Relu": lambda x, o: torch.relu(x[0]),
     "Reshape": reshape,
-    "Sign": lambda x, o: SignStraightThrough.apply(x[0]),
+    "Sign": lambda x, o: SignStraightThrough.apply(x[0], o["reach"]),
     "Slice": sliced,
     "Transpose": lambda x, o: x[0].permute(o["perm"]),
 }
