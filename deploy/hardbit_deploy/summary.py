@@ -85,8 +85,9 @@ def _sections(document: Mapping[str, Any]) -> Iterator[str]:
         yield from ("", f"Robust accuracy by eps, in grey levels  {', '.join(points)}")
     if document.get("corruptions"):
         images = document["corruptions"][0]["images"]
-        heading = f"Accuracy under corruptions, severity 1 to 5, {images:,} images (not part of the worst case)"
-        yield from ("", heading, text_table(_corruptions(document["corruptions"]), "<>>>>>"))
+        heading = f"Accuracy under corruptions, severities rising, {images:,} images (not part of the worst case)"
+        rows = _corruptions(document["corruptions"])
+        yield from ("", heading, text_table(rows, "<" + ">" * (len(rows[0]) - 1)))
     if document["alarms"]:
         rows = [(_STATUS[alarm["status"]], alarm["name"], alarm_in_words(alarm)) for alarm in document["alarms"]]
         yield from ("", "Alarms", text_table(rows, "<<<"))

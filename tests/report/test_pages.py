@@ -18,6 +18,7 @@ import report_examples as examples
 from hardbit.report import bench_picture, html_report
 from hardbit.report.wording import VERDICTS
 from hardbit_deploy.results import load_schema
+from hardbit_deploy.summary import result_summary
 from hardbit_deploy.verdict import EXIT_CODES
 
 
@@ -274,3 +275,37 @@ def test_results_of_one_name_are_told_apart() -> None:
             assert name in text
         assert ">same<" not in text
         assert "other (1)" not in text
+
+
+def with_a_further_attack() -> dict[str, Any]:
+    """A result with an attack that was made on what others left standing, and with corruptions."""
+    document = examples.document()
+    row = {**document["attacks"][-1], "name": "apgd-50 cross_entropy", "attacked": 1234, "fell": 17}
+    document["attacks"].insert(-1, row)
+    rate = {key: row[key] for key in ("images", "survivors", "interval")}
+    document["corruptions"] = [
+        {"kind": kind, "severity": severity, **rate, "rate": 0.9 - 0.1 * severity}
+        for kind in ("noise", "jpeg")
+        for severity in (1, 2)
+    ]
+    jsonschema.validate(json.loads(json.dumps(document)), load_schema("result-v1"))
+    return document
+
+
+def test_a_further_attack_says_how_many_images_it_was_given(tmp_path: Path) -> None:
+    document = with_a_further_attack()
+    assert "17 of the 1,234 images given fell" in text_of(page_of(document, tmp_path))
+    assert "(17 of 1,234 given fell)" in result_summary(document)
+    assert "given fell" not in text_of(html_report(examples.document()))
+    assert "given fell" not in result_summary(examples.document())
+
+
+def test_accuracy_under_corruptions_is_shown_where_it_was_seen(tmp_path: Path) -> None:
+    page = page_of(with_a_further_attack(), tmp_path)
+    rows = re.findall(r"<tr>.*?</tr>", page[page.index('id="corruption-table"') :].split("</table>")[0], flags=re.S)
+    assert [text_of(row).split() for row in rows[1:]] == [
+        ["noise", "80.0", "%", "70.0", "%"],
+        ["jpeg", "80.0", "%", "70.0", "%"],
+    ]
+    assert "noise  80.0 %  70.0 %" in result_summary(with_a_further_attack())
+    assert "corruption" not in html_report(examples.document())

@@ -7,6 +7,7 @@ import jsonschema
 import pytest
 
 from hardbit.recipe import parse_recipe
+from hardbit.report.card import model_card
 from hardbit.zoo import read_card
 from hardbit.zoo.card import card_schema, card_text
 from hardbit.zoo.make import make_card
@@ -157,3 +158,15 @@ def test_what_is_no_card_at_all(tmp_path):
     (tmp_path / "card.json").write_text("[1")
     with pytest.raises(HardbitError, match=r"this card is not JSON: .*'hardbit run RECIPE --publish' writes it again"):
         read_card(tmp_path / "card.json")
+
+
+def test_an_attack_on_what_others_left_standing_is_no_attack_by_itself():
+    result = with_attacks(**{"pgd-20 margin": 1400})
+    further = {**result["attacks"][-1], "name": "pgd-100 tempered", "attacked": 1400, "fell": 20, "rate": 0.69}
+    result["attacks"].insert(-1, further)
+    card = made(result)
+    assert card.worst_attack == "pgd-20 margin"
+    assert card.strongest("pgd").name == "pgd-20 margin"
+    assert (card.attack("pgd-100 tempered").attacked, card.attack("pgd-100 tempered").fell) == (1400, 20)
+    assert "felled of it: PGD-100 tempered 20 of 1,400. Their rows count what stands after them." in model_card(card)
+    assert "Further attacks" not in model_card(made(with_attacks()))
