@@ -56,6 +56,14 @@ def test_entropy_leaves_out_lone_outliers_and_keeps_the_bell() -> None:
     assert 3 * 12 / 256 * 3 - 0.05 < high < 0.9 * 1.5
 
 
+def test_entropy_is_not_decided_by_zeros() -> None:
+    rng = np.random.default_rng(0)
+    pixels = np.where(rng.random((20, 3, 16, 16)) < 0.9, 128, rng.integers(128, 256, (20, 3, 16, 16))).astype(np.uint8)
+    low, high = calibrated_ranges(with_gain(3), ["gain.out"], pixels, "entropy", 16)["gain.out"]
+    assert low == 0
+    assert high > 0.9 * values(pixels, 3).max()
+
+
 def test_mse_errs_no_more_than_any_other_calibration() -> None:
     pixels, levels = images(), 16
     numbers = values(pixels, 3).ravel()

@@ -85,7 +85,16 @@ def _collector(calibration: str, levels: int) -> Any:
 
 
 def _entropy_range(collector: Any, histogram: Any, levels: int) -> Range:
-    """The histogram reaches as far below 0 as above: of what is never negative, all levels are on one half of it."""
+    """The histogram reaches as far below 0 as above: of what is never negative, all levels are on one half of it.
+
+    Zeros are not counted, as in NVIDIA's pytorch-quantization: every scale holds them exactly, and where a Relu or a
+    dark image makes most numbers 0, they alone would decide.
+    """
+    counts, edges, *rest = histogram
+    zero = int(np.searchsorted(edges, 0.0, side="right")) - 1
+    counts = counts.copy()
+    counts[zero] = counts[zero + 1] if zero + 1 < len(counts) else 0
+    histogram = (counts, edges, *rest)
     low, high = collector.get_entropy_threshold(histogram, levels if histogram[2] < 0 else 2 * levels)
     return float(low), float(high)
 
