@@ -313,6 +313,19 @@ MISTAKES = {
         SMALL + '[suite]\nlosses = ["margin", "margin"]',
         "recipe:9: suite.losses: a loss is named twice; more restarts are asked for by restarts",
     ),
+    "an attack that is none": (
+        SMALL + '[suite]\nattacks = ["spsa-40", "apgd-100"]',
+        "recipe:9: suite.attacks[1]: 'apgd-100' is no attack; write 'apgd-N cross_entropy' or 'apgd-N dlr' or "
+        "'apgd-N targeted-K'",
+    ),
+    "an attack of another norm": (
+        SMALL + '[suite]\nattacks = ["carlini_wagner-100"]',
+        "recipe:9: suite.attacks[0]: 'carlini_wagner-100' is an attack in l2, the threat model is linf; leave it out",
+    ),
+    "an attack twice": (
+        SMALL + '[suite]\nattacks = ["spsa-40", "spsa-40"]',
+        "recipe:9: suite.attacks: an attack is named twice; name every attack once",
+    ),
     "robust above clean": (
         SMALL + "[gate]\nclean.reference = 0.6\nrobust.reference = 0.7",
         "recipe:10: gate.robust.reference: a robust rate of 0.7 is above the clean rate of 0.6: an "
