@@ -11,6 +11,8 @@ and clothes are made of, needs hundreds of steps to move at all.
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -25,9 +27,11 @@ from hardbit_deploy.errors import HardbitError
 
 __all__ = ["carlini_wagner"]
 
-_RATE_255 = 2.55  # of Adam, in grey levels: a hundredth of the byte range
+# How long the first steps of Adam are, which moves all values at one rate. Of 103 images of a small CNN 57 then survive
+# three weights of 100 steps; at a quarter of it 64.
+_FIRST_STEP = 0.7  # of eps
 _DECAYS = 0.9, 0.999  # of Adam's two averages
-_FIRST_WEIGHT = 1.0
+_FIRST_WEIGHT = 10.0
 _FACTOR = 10.0  # between weights, until one is too small and one too large
 _PER_IMAGE = (
     "labels", "rows", "weight", "too_small", "too_large", "spread", "position", "mean", "square", "crossed",
@@ -80,6 +84,7 @@ class _Descent:
         self.ball, self.labels, self.rows = ball, labels, rows
         self.weight = np.full(len(rows), _FIRST_WEIGHT)
         self.too_small, self.too_large = np.zeros(len(rows)), np.full(len(rows), np.inf)
+        self.rate_255 = _FIRST_STEP * ball.radius_255 / math.sqrt(math.prod(ball.images.shape[1:]))
 
     def run(self, steps: int, binary_steps: int) -> None:
         for _ in range(binary_steps):
@@ -114,7 +119,7 @@ class _Descent:
         self.square += np.float32(1 - second) * (slope * slope - self.square)
         size = np.sqrt(self.square / np.float32(1 - second**step))
         size += np.float32(1e-8)
-        self.position -= np.float32(_RATE_255 / (1 - first**step)) * self.mean / size
+        self.position -= np.float32(self.rate_255 / (1 - first**step)) * self.mean / size
         self.position = self.ball.limit(self.position)
 
     def _look(self) -> Look:
