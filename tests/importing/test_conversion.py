@@ -18,7 +18,7 @@ from hardbit.importing.request import read_request
 from hardbit_deploy.bundle import load_bundle
 from hardbit_deploy.check import CheckOptions, check
 from hardbit_deploy.errors import HardbitError
-from importing_examples import logits_of, operators, pixels, run, saved
+from importing_examples import logits_of, node, operators, pixels, run, saved
 from onnx_files import attention, quarters, write_blobs
 
 
@@ -157,6 +157,52 @@ def test_a_quantized_network_is_taken_as_it_is(form: str, tmp_path: Path) -> Non
     ours = bundle.twin_clean_logits
     assert np.median(np.abs(ours - expected)) <= 0.02 * np.ptp(expected)
     assert (ours.argmax(1) == expected.argmax(1)).mean() >= 0.95
+    assert verdict(tmp_path)["precision"]["status"] == "integer"
+
+
+def test_a_network_in_qonnx_is_taken_as_it_is(tmp_path: Path) -> None:
+    """Made for one image, with weights and activations of 4 bits; ONNX Runtime does not know its operators."""
+    model = quarters()
+    means = next(onnx.numpy_helper.to_array(t) for t in model.graph.initializer if t.name == "m")
+    model.graph.initializer.append(onnx.numpy_helper.from_array(-means, "bias"))
+    model.graph.node[0].CopyFrom(node("Conv", ["x", "w", "bias"], "n"))
+    del model.graph.node[1]  # its BatchNormalization is in the bias
+    model.opset_import.append(onnx.helper.make_opsetid("qonnx.custom_op.general", 1))
+    for name, value in (
+        ("one", 1.0),
+        ("zero", 0.0),
+        ("four", 4.0),
+        ("eighth", 1 / 8),
+        ("half", 0.5),
+        ("fine", 1 / 255),
+    ):
+        model.graph.initializer.append(onnx.numpy_helper.from_array(np.float32(value), name))
+    model.graph.initializer.append(onnx.numpy_helper.from_array(np.float32(8), "eight"))
+
+    def quant(source: str, scale: str, bits: str, signed: int) -> onnx.NodeProto:
+        inputs = [source, scale, "zero", bits]
+        domain = "qonnx.custom_op.general"
+        return node("Quant", inputs, f"{source}.q", domain=domain, signed=signed, narrow=signed, rounding_mode="ROUND")
+
+    places = {
+        "x": ("fine", "eight", 0),
+        "w": ("eighth", "eight", 1),
+        "r": ("half", "four", 0),
+        "u": ("eighth", "four", 1),
+    }
+    for each in model.graph.node:
+        each.input[:] = [f"{name}.q" if name in places else name for name in each.input]
+    kept = [onnx.NodeProto.FromString(each.SerializeToString()) for each in model.graph.node]
+    del model.graph.node[:]
+    model.graph.node.extend([quant(name, *places[name]) for name in ("x", "w", "u")])
+    for each in kept:
+        model.graph.node.append(each)
+        if each.output[0] == "r":
+            model.graph.node.append(quant("r", *places["r"]))
+    made, _ = convert(model, tmp_path)
+    manifest = load_bundle(tmp_path / "bundle").manifest
+    assert manifest.bits.activations == 4
+    assert made.engine_right >= 55
     assert verdict(tmp_path)["precision"]["status"] == "integer"
 
 

@@ -37,19 +37,37 @@ def rewrite_baked_batch(model: onnx.ModelProto, image: ImageInput) -> tuple[onnx
 def _mend_first(graph: OnnxGraph, image: ImageInput) -> str | None:
     """Mend the first place that forgets the batch; its node's name, or None where there is none."""
     one, many = (_shapes(graph.to_model(), image, count) for count in (1, _MANY))
+    outside: dict[str, int] = {}  # of the numbers in an axis that holds the batch, how many stand outside of it
     for node in graph.nodes:
-        axis = _batch_axis(node.input[0], one, many) if node.input else None
+        source = node.input[0] if node.input else ""
+        axis = _batch_axis(source, one, many)
         if node.op_type == "Concat" and _mend_concat(graph, node, image, one, many):
             return node.name
-        if axis is None:
-            continue
-        if node.op_type == "Reshape" and _mend_reshape(graph, node, axis, one, many):
-            return node.name
-        if node.op_type == "Resize" and _mend_resize(graph, node, axis, one):
-            return node.name
-        if node.op_type == "Expand" and _mend_expand(graph, node, axis, one):
-            return node.name
+        if axis is not None:
+            before = math.prod(one[source][:axis]) * outside.get(source, 1)
+            if node.op_type == "Reshape" and _mend_reshape(graph, node, before, one, many):
+                return node.name
+            if node.op_type == "Resize" and _mend_resize(graph, node, axis, one):
+                return node.name
+            if node.op_type == "Expand" and _mend_expand(graph, node, axis, one):
+                return node.name
+            if node.op_type == "Reshape" and (place := _batch_axis(node.output[0], one, many)) is not None:
+                outside[node.output[0]] = max(1, before // math.prod(one[node.output[0]][:place]))
+        if node.op_type != "Reshape":
+            _hand_on(node, outside, one, many)
     return None
+
+
+def _hand_on(node: onnx.NodeProto, outside: dict[str, int], one: Shapes, many: Shapes) -> None:
+    """What does not reshape keeps an axis that holds the batch together, wherever it moves it."""
+    for name in node.input:
+        axis = _batch_axis(name, one, many)
+        if outside.get(name, 1) == 1 or axis is None:
+            continue
+        for output in node.output:
+            place = _batch_axis(output, one, many)
+            if place is not None and one[output][place] == one[name][axis]:
+                outside[output] = outside[name]
 
 
 def _shapes(model: onnx.ModelProto, image: ImageInput, count: int) -> Shapes:
@@ -96,20 +114,14 @@ def _batch_axis(tensor: str, one: Shapes, many: Shapes) -> int | None:
     return axes[0] if len(axes) == 1 else None
 
 
-def _mend_reshape(graph: OnnxGraph, node: onnx.NodeProto, axis: int, one: Shapes, many: Shapes) -> bool:
-    """-1 where the batch goes: before it stands as much as before it in the input, and best is an axis of one."""
+def _mend_reshape(graph: OnnxGraph, node: onnx.NodeProto, before: int, one: Shapes, many: Shapes) -> bool:
+    """-1 where the batch goes: before it stand as many numbers as in the input, `before`."""
     output = node.output[0]
     given = graph.operand(node, 1)
-    if given is None or output not in one:
+    place = _place_of_batch(one.get(output, ()), before)
+    if given is None or place is None or _batch_axis(output, one, many) == place:
         return False
-    before, sizes = math.prod(one[node.input[0]][:axis]), one[output]
-    fitting = [place for place in range(len(sizes)) if math.prod(sizes[:place]) == before]
-    if not fitting:
-        return False
-    place = next((place for place in fitting if sizes[place] == 1), fitting[0])
-    if _batch_axis(output, one, many) == place:
-        return False
-    target = np.array(sizes, np.int64)
+    target = np.array(one[output], np.int64)
     target[place] = -1
     if np.array_equal(target, given):
         return False
@@ -117,6 +129,22 @@ def _mend_reshape(graph: OnnxGraph, node: onnx.NodeProto, axis: int, one: Shapes
     for entry in [entry for entry in node.attribute if entry.name == "allowzero"]:
         node.attribute.remove(entry)
     return True
+
+
+def _place_of_batch(sizes: tuple[int, ...], before: int) -> int | None:
+    """The axis of a shape for one image that takes the batch, with so many numbers before it.
+
+    Best is an axis of one. Else it begins an axis, such as that of the heads, or it ends one, such as the rows of a
+    matrix: in a matrix the latter is meant.
+    """
+    starts = [math.prod(sizes[:place]) for place in range(len(sizes))]
+    begins = [place for place, start in enumerate(starts) if start == before]
+    inside = [
+        place for place, start in enumerate(starts) if start < before <= start * sizes[place] and before % start == 0
+    ]
+    ones = [place for place in begins if sizes[place] == 1]
+    ordered = ones + (inside + begins if len(sizes) == 2 else begins + inside)
+    return ordered[0] if ordered else None
 
 
 def _mend_resize(graph: OnnxGraph, node: onnx.NodeProto, axis: int, one: Shapes) -> bool:
