@@ -5,11 +5,14 @@ from __future__ import annotations
 import numpy as np
 import onnx
 
+from executed_precision import executed_precision_of
 from float_networks import NETWORKS, FloatBuilder
 from hardbit.graph.onnx_graph import OnnxGraph
+from hardbit.ptq import quantize_network
 from hardbit.ptq.placement import Placement, place
 from hardbit.ptq.preparation import prepare
 from hardbit.ptq.tensor_shapes import tensor_shapes
+from lowering_examples import images_for
 
 
 def placement_of(model: onnx.ModelProto) -> Placement:
@@ -56,6 +59,18 @@ def test_a_result_with_two_readers_is_quantized_before_both() -> None:
     assert places(placement) == ["image", "conv1", "relu", "conv2", "sum", "pool"]
     readers = next(tensor.readers for tensor in placement.tensors if tensor.name == "conv1.out")
     assert readers == ("relu", "sum")
+
+
+def test_a_rectified_product_is_quantized_whoever_reads_it() -> None:
+    """ONNX Runtime would make one FusedGemm of floats of the two."""
+    b = FloatBuilder()
+    x = b.node("Relu", [b.gemm(b.node("Flatten", ["image"], "flatten", axis=1), "fc1", 768, 32)], "relu1")
+    y = b.node("Relu", [b.gemm(x, "fc2", 32, 32)], "relu2")
+    model = b.model(b.gemm(b.node("Add", [x, y], "sum"), "fc3", 32, 10))
+    assert places(placement_of(model)) == ["image", "relu1", "relu2", "sum"]
+    images = images_for(model)
+    report = executed_precision_of(quantize_network(model, images), images)
+    assert (report.status, report.problems) == ("integer", ())
 
 
 def test_a_padding_with_another_number_than_0_has_a_scale_of_its_own() -> None:

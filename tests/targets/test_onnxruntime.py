@@ -186,6 +186,13 @@ def convolution_last() -> onnx.ModelProto:
     return b.model(b.node("Flatten", [x], "flat", "flatten", axis=1), (1, 6, 6), 3)
 
 
+def product_that_ends_in_a_relu() -> onnx.ModelProto:
+    b, raw = Block.start()
+    x = b.quantize(raw, "act1", 2.0**-4, 4, signed=False)
+    x = b.gemm(b.node("Flatten", [x], "flatten.out", "flatten", axis=1), "fc", (3, 4 * 36), 2.0**-4, 8)
+    return b.model(b.node("Relu", [x], "relu2.out", "relu2"), (1, 6, 6), 3)
+
+
 def pooled_without_fresh_quantizer() -> onnx.ModelProto:
     b, raw = Block.start()
     x = b.quantize(raw, "act1", 2.0**-4, 4, signed=False)
@@ -204,6 +211,11 @@ def pooled_without_fresh_quantizer() -> onnx.ModelProto:
             r"^relu6: a Clip of float numbers keeps the layer before it in float",
         ),
         (convolution_last(), {"conv2"}, r"^conv2: Conv would run in float: .*flatten"),
+        (
+            product_that_ends_in_a_relu(),
+            {"fc"},
+            r"^fc: Gemm would run in float: its result is read by the graph's output",
+        ),
     ],
 )
 def test_a_graph_that_would_fall_back_is_refused_and_really_does(

@@ -2,7 +2,7 @@
 
 The rules are those of ONNX Runtime's fusions: codes into every layer, codes out of every Conv and of every sum of
 feature maps, a fresh quantizer behind an average. A Relu or Clip that alone reads a layer belongs to the layer.
-A Gemm may end in numbers, so logits are not rounded.
+A Gemm without one may end in numbers, so logits are not rounded.
 """
 
 from __future__ import annotations
@@ -80,8 +80,9 @@ class _Placer:
     def placement(self) -> Placement:
         for node in self.layers:
             self.wanted[self._root(node.input[0])] = None
-            if node.op_type == "Conv":
-                self.wanted[self._after(node)] = None
+            after = self._after(node)
+            if node.op_type == "Conv" or (after != node.output[0] and not self.graph.is_output(after)):
+                self.wanted[after] = None
         for node in self.sums:
             self.wanted.update(dict.fromkeys([*map(self._root, node.input), self._after(node)]))
         order = {name: index for index, name in enumerate(self._tensors())}
@@ -103,7 +104,9 @@ class _Placer:
         if weights is None or self.graph.is_constant(node.input[0]) or (has_bias and not self._bias_fits(node)):
             return False
         if node.op_type == "Gemm":
-            return not attribute(node, "transA", 0) and bool(attribute(node, "transB", 0))
+            after = self._after(node)  # a Relu that is not quantized would take the Gemm with it into float
+            ends_well = after == node.output[0] or after not in self.before_sign
+            return ends_well and not attribute(node, "transA", 0) and bool(attribute(node, "transB", 0))
         return weights.ndim == 4 and node.output[0] not in self.before_sign
 
     def _bias_fits(self, node: onnx.NodeProto) -> bool:

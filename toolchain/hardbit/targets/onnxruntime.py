@@ -101,7 +101,8 @@ def execution_problems(graph: OnnxGraph) -> Iterator[Problem]:
 
 
 def _output_problems(graph: OnnxGraph, node: onnx.NodeProto) -> Iterator[Problem]:
-    """A QLinearConv is made of DequantizeLinear, Conv, at most a Relu, one QuantizeLinear. A QGemm may end in float."""
+    """A QLinearConv is made of DequantizeLinear, Conv, at most a Relu, one QuantizeLinear. A QGemm may end in float, but
+    a Relu of floats inside of the graph makes one FusedGemm with it, which computes in float."""
     tensor, after = node.output[0], node
     readers = graph.consumers(tensor)
     if len(readers) == 1 and readers[0].op_type == "Relu" and not graph.is_output(tensor):
@@ -111,7 +112,7 @@ def _output_problems(graph: OnnxGraph, node: onnx.NodeProto) -> Iterator[Problem
     if len(readers) == len(quantizers) == 1 and not graph.is_output(tensor):
         if after.op_type == "Relu":
             yield from _relu_problems(graph, node, quantizers[0])
-    elif node.op_type != "Gemm" or quantizers:
+    elif node.op_type != "Gemm" or quantizers or (after.op_type == "Relu" and not graph.is_output(tensor)):
         names = [f"'{reader.name}' ({reader.op_type})" for reader in readers]
         names += ["the graph's output"] if graph.is_output(tensor) else []
         yield (
