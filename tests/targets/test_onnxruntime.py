@@ -186,11 +186,13 @@ def convolution_last() -> onnx.ModelProto:
     return b.model(b.node("Flatten", [x], "flat", "flatten", axis=1), (1, 6, 6), 3)
 
 
-def product_that_ends_in_a_relu() -> onnx.ModelProto:
+def product_rectified_in_float() -> onnx.ModelProto:
     b, raw = Block.start()
     x = b.quantize(raw, "act1", 2.0**-4, 4, signed=False)
     x = b.gemm(b.node("Flatten", [x], "flatten.out", "flatten", axis=1), "fc", (3, 4 * 36), 2.0**-4, 8)
-    return b.model(b.node("Relu", [x], "relu2.out", "relu2"), (1, 6, 6), 3)
+    x = b.node("Mul", [b.node("Relu", [x], "relu2.out", "relu2"), b.constant("two", np.float32(2))], "doubled", "mul")
+    mark_float(b.nodes[-1], "to see what becomes of the product")
+    return b.model(x, (1, 6, 6), 3)
 
 
 def pooled_without_fresh_quantizer() -> onnx.ModelProto:
@@ -212,9 +214,9 @@ def pooled_without_fresh_quantizer() -> onnx.ModelProto:
         ),
         (convolution_last(), {"conv2"}, r"^conv2: Conv would run in float: .*flatten"),
         (
-            product_that_ends_in_a_relu(),
+            product_rectified_in_float(),
             {"fc"},
-            r"^fc: Gemm would run in float: its result is read by the graph's output",
+            r"^fc: Gemm would run in float: its result is read by 'mul' \(Mul\)",
         ),
     ],
 )

@@ -101,8 +101,8 @@ def execution_problems(graph: OnnxGraph) -> Iterator[Problem]:
 
 
 def _output_problems(graph: OnnxGraph, node: onnx.NodeProto) -> Iterator[Problem]:
-    """A QLinearConv is made of DequantizeLinear, Conv, at most a Relu, one QuantizeLinear. A QGemm may end in float, but
-    a Relu of floats inside of the graph makes one FusedGemm with it, which computes in float."""
+    """A QLinearConv is made of DequantizeLinear, Conv, at most a Relu, one QuantizeLinear. A QGemm may end in float;
+    a Relu of floats within the graph makes one FusedGemm with it, which computes in float."""
     tensor, after = node.output[0], node
     readers = graph.consumers(tensor)
     if len(readers) == 1 and readers[0].op_type == "Relu" and not graph.is_output(tensor):
