@@ -239,3 +239,13 @@ def test_other_attacks_are_refused(tmp_path: Path, part: str, change: dict[str, 
     document[part] = document[part] | change
     with pytest.raises(HardbitError, match=message):
         judge(document, records, paired_gate(tmp_path), load_baseline(tmp_path))
+
+
+def test_an_earlier_result_without_further_attacks_is_no_baseline_for_one_with_them(tmp_path: Path) -> None:
+    document, records = examples.example_run()
+    assert "attacks" not in document["suite"]
+    results.write_result(tmp_path, document, records)
+    baseline = load_baseline(tmp_path)
+    baseline.refuse_other_conditions(document | {"suite": document["suite"] | {"attacks": []}})
+    with pytest.raises(HardbitError, match=r"was made with attacks \[\], this run with \['spsa-40'\]"):
+        baseline.refuse_other_conditions(document | {"suite": document["suite"] | {"attacks": ["spsa-40"]}})
