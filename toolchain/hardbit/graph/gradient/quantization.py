@@ -11,7 +11,7 @@ one integer kernel only if nothing else reads the float tensors, so:
 - A Clip of codes below the range of their type shows saturation exactly: codes differ before and after it. No float
   tensor is read.
 - Saturation of the type itself (8 bits), and x > 0 of a Relu whose small positive values round to code 0, are lost in
-  the codes. With `tape.exact`, and always below 256 levels, they are taken from the float tensor. Otherwise codes at
+  the codes. With `tape.exact`, below 256 levels, and for pixels, they are taken from the float tensor. Else codes at
   the end of the type's range are counted as saturated, and code 0 behind a Relu as negative: at 256 levels this
   concerns half a code in 256, and the attack is as strong (with 16 levels and fewer it is weaker).
 """
@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import numpy as np
 import onnx
-from onnx import helper
+from onnx import TensorProto, helper
 
 from hardbit.graph.gradient.errors import UnsupportedOperator, node_label
 from hardbit.graph.gradient.intervals import integer_bounds
@@ -31,6 +31,9 @@ __all__ = ["MOVES_VALUES", "clipped_codes", "code_range", "codes_carry_relu", "d
 
 FINE_LEVELS = 256  # quantizers with at least this many levels may take their masks from codes
 MOVES_VALUES = frozenset({"MaxPool", "Flatten", "Reshape", "Transpose"})
+PREPROCESSING = frozenset(
+    {"Add", "Cast", "DequantizeLinear", "Div", "Flatten", "Gather", "Mul", "Reshape", "Sub", "Transpose"}
+)
 
 
 def quantize(tape: Tape, node: onnx.NodeProto, cotangent: Cotangent) -> list[Cotangent | None]:
@@ -49,6 +52,8 @@ def quantize(tape: Tape, node: onnx.NodeProto, cotangent: Cotangent) -> list[Cot
     for side in sides:
         if leaves_range(tape, node, side):
             value, inclusive = edge(graph, node, side)
+            if reads_pixels(graph, node):
+                value += side * parameters(graph, node)[0] / 2
             comparison = ("Greater" if side < 0 else "Less") + ("OrEqual" if inclusive else "")
             cotangent = cotangent.masked(tape.emit(comparison, [node.input[0], tape.constant(value)]))
     return [cotangent]
@@ -152,7 +157,23 @@ def codes_carry_relu(tape: Tape, node: onnx.NodeProto | None) -> bool:
 
 def takes_masks_from_codes(tape: Tape, node: onnx.NodeProto) -> bool:
     low, high = code_range(tape.graph, node)
-    return not tape.exact and high - low + 1 >= FINE_LEVELS
+    return not tape.exact and high - low + 1 >= FINE_LEVELS and not reads_pixels(tape.graph, node)
+
+
+def reads_pixels(graph: PrimalGraph, node: onnx.NodeProto) -> bool:
+    """Whether nothing but preprocessing lies between the bytes of an image and a quantizer.
+
+    Black and white are the outermost of such codes, and far from rare. What is before them is computed in float
+    whatever reads it, so a mask from float values costs nothing there. Its edges lie half a code further out: as the
+    zero point is rounded, a range that holds all pixels may end half a code too early on one side.
+    """
+    name = node.input[0]
+    while (maker := graph.producers.get(name)) is not None and maker.op_type in PREPROCESSING:
+        moving = [source for source in maker.input if source and source not in graph.constants]
+        if len(moving) != 1:
+            return False
+        name = moving[0]
+    return name in graph.inputs and graph.dtypes[name] == TensorProto.UINT8
 
 
 def code_range(graph: PrimalGraph, node: onnx.NodeProto) -> tuple[float, float]:
