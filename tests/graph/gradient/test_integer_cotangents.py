@@ -102,6 +102,17 @@ def test_all_of_the_sweep_but_its_last_layer_runs_on_integer_kernels(graphs, tmp
     assert operators.count("QLinearConv") == reverse - 1
 
 
+def test_images_of_other_magnitudes_fill_the_range_alike(gradients) -> None:
+    """A seed a million times smaller, through `seed` and without a loss: the same direction, where scales alone would
+    leave nothing of it."""
+    _, integer = gradients
+    images = random_images(6, SHAPE, seed=4)
+    seeds = np.random.default_rng(0).normal(size=(6, 10)).astype(np.float32)
+    large, small = integer.pullback(images, seeds), integer.pullback(images, seeds * np.float32(2**-20))
+    assert np.array_equal(large, small)
+    assert large.reshape(6, -1).any(axis=1).all()
+
+
 @pytest.mark.parametrize("bits", [4, 32])
 def test_networks_of_few_bits_and_float_networks_have_none(bits: int) -> None:
     exact = build_attack_graph(export_canonical(freeze(calibrated("lenet", bits)).eval(), (1, 28, 28)))

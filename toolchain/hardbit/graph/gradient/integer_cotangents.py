@@ -6,10 +6,10 @@ it. So the cotangents of convolutions, masks and sums are quantized to 8 bits ea
 sweep on the kernels of the engine itself: QLinearConv, QLinearMul, QLinearAdd (gradients of few bits: Banner et al.
 2018, arXiv:1805.11046). The convolution nearest to the image stays in float.
 
-- Scales are static, so that an image has the same direction in every batch: the greatest cotangents of some images
-  under both losses fill the range, and what lies beyond them saturates. The losses' seeds are free of the logits'
-  scale, so images differ by small factors only. A cotangent far below all others is lost, in the worst case the whole
-  direction of an image: who uses this graph asks the exact one then.
+- Scales are static, so that an image has the same direction in every batch: the cotangents of some images under both
+  losses fill the range, but for the few greatest, which saturate; small ones decide more signs. Images are brought to
+  the same magnitude where the sweep leaves the last layers. What is still too small for its scale is lost, in the
+  worst case the whole direction of an image: who uses this graph asks the exact one then.
 - Weights of adjoints are int8 codes per output channel, as those of the forward pass are.
 - A convolution of stride 2 goes back as one of stride 1 with four times the channels, whose pixels are then
   interleaved (Shi et al. 2016, arXiv:1609.05158): ConvTranspose has no integer kernel.
@@ -36,7 +36,7 @@ from hardbit.graph.onnx_graph import OnnxGraph
 
 __all__ = ["calibration_feeds", "with_integer_cotangents"]
 
-COVERED = 99.95  # per cent of a tensor's cotangents that do not saturate
+COVERED = 99.7  # per cent of a tensor's cotangents that do not saturate
 LARGEST_CODE = 127
 ZERO_POINT = 128
 _SINGLE_PASS = 8  # images at a time in calibration
@@ -53,7 +53,8 @@ def with_integer_cotangents(attack: onnx.ModelProto, images: NDArray[np.uint8]) 
     sweep = _Sweep(graph)
     if not has_fine_activations(graph) or not any(node.op_type in _ADJOINTS for node in sweep.nodes):
         return None
-    scales = _measured_scales(attack, sweep, images)
+    normalize_entry(graph, sweep)
+    scales = _measured_scales(graph.to_model(), sweep, images)
     rewriting = _Rewriting(graph, sweep, scales)
     model = rewriting.model()
     onnx.checker.check_model(model, full_check=True)
@@ -125,6 +126,36 @@ class _Sweep:
             case "Add":
                 return not any(self.graph.is_constant(name) for name in node.input)
         return False
+
+
+def normalize_entry(graph: OnnxGraph, sweep: _Sweep) -> None:
+    """Divide the one cotangent by which the sweep enters its convolutions by its greatest value, image by image.
+
+    Images then fill the ranges alike; a positive factor for each of them changes no direction. Where branches enter in
+    several places, or elsewhere than in a Reshape to four axes, all stays as it is.
+    """
+    made = {node.output[0] for node in sweep.nodes}
+    entries = {name for node in sweep.nodes for name in sweep.operands(node) if name not in made}
+    reshapes = [node for node in graph.nodes if node.output[0] in entries and node.op_type == "Reshape"]
+    shape = graph.operand(reshapes[0], 1) if len(reshapes) == 1 else None
+    if shape is None or shape.size != 4:
+        return
+    (reshape,) = reshapes
+    readers, cotangent = graph.consumers(reshape.output[0]), reshape.output[0]
+    names = [f"{cotangent}.{part}" for part in ("size", "largest", "divisor", "normal")]
+    axes = graph.add_constant(f"{cotangent}.axes", np.array([1, 2, 3], np.int64))
+    least = graph.add_constant(f"{cotangent}.least", np.float32(np.finfo(np.float32).tiny))
+    for operator, inputs, output, options in (
+        ("Abs", [cotangent], names[0], {}),
+        ("ReduceMax", [names[0], axes], names[1], {"keepdims": 1}),
+        ("Max", [names[1], least], names[2], {}),
+        ("Div", [cotangent, names[2]], names[3], {}),
+    ):
+        graph.insert_before(readers[0], helper.make_node(operator, inputs, [output], name=output, **options))
+    for reader in readers:
+        for index, name in enumerate(reader.input):
+            if name == cotangent:
+                graph.set_input(reader, index, names[3])
 
 
 class _Rewriting:
