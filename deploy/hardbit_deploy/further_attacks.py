@@ -68,8 +68,8 @@ def _steps(spec: AttackSpec, classes: int) -> int:
 
 
 # Times of a step of PGD, and of a query of Square, with all that goes with it: projections, offsets that are drawn.
-_STEP_COSTS = {"pgd": 1, "apgd": 1, "fab": 4, "deepfool": 1, "carlini_wagner": 1}
-_QUERY_COSTS = {"spsa": 2, "nes": 3, "random": 3, "hopskipjump": 2}
+_STEP_COSTS = {"pgd": 1, "apgd": 1, "fab": 3, "deepfool": 1, "carlini_wagner": 1}
+_QUERY_COSTS = {"spsa": 1, "nes": 2, "random": 1, "hopskipjump": 2}
 
 
 def run_attack(spec: AttackSpec, surface: Surface, victims: Victims, report: Report = lambda *_: None) -> AttackOutcome:
