@@ -2,7 +2,8 @@
 
 Each step takes the engine for linear where it stands: it looks how far away the boundary towards each of the likeliest
 other classes is, and goes to the nearest one. An image stops where its label changes. It has fallen if that is inside
-the ball, on bytes (see `looks`).
+the ball, on bytes (see `looks`). Values that meet an end of the byte range stay there; the next step makes up for them,
+from gradients that are closer to the boundary.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from hardbit_deploy.attacks.best_iterates import BestIterates
 from hardbit_deploy.attacks.looks import GREY_LEVEL, Look, look
 from hardbit_deploy.attacks.objectives import logit_difference
 from hardbit_deploy.attacks.outcome import AttackOutcome
-from hardbit_deploy.attacks.planes import distance_to_plane, step_to_plane, visible
+from hardbit_deploy.attacks.planes import distance_to_plane, visible
 from hardbit_deploy.attacks.targets import best_others
 from hardbit_deploy.attacks.threat_model import ThreatModel
 from hardbit_deploy.engines.base import Engine, Gradient
@@ -73,6 +74,7 @@ def _moved(
     missing = -np.einsum("nc,nc->n", seeds, logits, dtype=np.float64)
     distances = distance_to_plane(ball.norm, slopes, missing).reshape(count, tried)
     nearest = np.arange(count) * tried + distances.argmin(axis=1)
-    step = step_to_plane(ball.norm, slopes[nearest], missing[nearest], ball.pixels + position)
-    step *= np.float32(_BEYOND)
+    step = ball.direction(slopes[nearest] * np.sign(missing[nearest])[:, None].astype(np.float32))
+    way = distances[np.arange(count), distances.argmin(axis=1)]
+    step *= np.where(np.isfinite(way), _BEYOND * way, 0)[:, None].astype(np.float32)
     return ball.limit(position + visible(step))
