@@ -173,8 +173,10 @@ class TestRandomStart:
         assert len(starts) == 4
 
     def test_losses_and_restarts_have_streams_of_their_own(self):
-        streams = {start_stream(restart, loss) for restart in range(5) for loss in ("cross_entropy", "margin")}
-        assert len(streams) == 10
+        streams = {
+            start_stream(restart, loss) for restart in range(5) for loss in ("cross_entropy", "margin", "tempered")
+        }
+        assert len(streams) == 15
 
     def test_linf_starts_are_uniform_over_the_whole_box(self):
         images = np.full((200, 1, 20, 20), 128, np.uint8)
