@@ -107,9 +107,9 @@ def test_random_graphs_run_in_integers_with_the_same_bits(canonical: onnx.ModelP
 
 
 def test_an_unknown_target_is_refused_with_the_known_ones() -> None:
-    assert names() == ["onnxruntime"]
-    with pytest.raises(HardbitError, match="there is no target 'tensorrt'; known: onnxruntime"):
-        lower(plain_cnn(), "tensorrt")
+    assert names() == ["onnxruntime", "tensorrt", "tensorrt_rtx"]
+    with pytest.raises(HardbitError, match="there is no target 'openvino'; known: onnxruntime, tensorrt, tensorrt_rtx"):
+        lower(plain_cnn(), "openvino")
 
 
 def test_a_layer_without_quantized_operands_is_not_declared() -> None:

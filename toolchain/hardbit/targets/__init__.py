@@ -13,7 +13,12 @@ from hardbit_deploy.errors import HardbitError
 
 __all__ = ["float_nodes", "integer_nodes", "lower", "names"]
 
-_MODULES = {"onnxruntime": "hardbit.targets.onnxruntime"}
+_MODULES: dict[str, tuple[str, dict[str, str]]] = {
+    "onnxruntime": ("hardbit.targets.onnxruntime", {}),
+    "tensorrt": ("hardbit.targets.tensorrt", {"target": "tensorrt"}),
+    "tensorrt_rtx": ("hardbit.targets.tensorrt", {"target": "tensorrt_rtx"}),
+}
+"""The module that lowers to each target, and how it is to be called."""
 
 
 def names() -> list[str]:
@@ -30,8 +35,8 @@ def lower(canonical: onnx.ModelProto, target: str, report: Callable[[str], None]
     """
     if target not in _MODULES:
         raise HardbitError(f"there is no target '{target}'", where="target", remedy=f"known: {', '.join(names())}")
-    module = importlib.import_module(_MODULES[target])
-    engine: onnx.ModelProto = module.lower(canonical, report)
+    module, options = _MODULES[target]
+    engine: onnx.ModelProto = importlib.import_module(module).lower(canonical, report, **options)
     return engine
 
 

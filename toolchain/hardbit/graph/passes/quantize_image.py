@@ -18,10 +18,16 @@ PIXEL_ZERO_POINT = 128
 
 class QuantizeImage(Pass):
     """A first layer in float reads (byte - 128) / 256, which a QuantizeLinear and DequantizeLinear of that scale leave
-    as it is. Where one quantizer reads the image already, nothing is done."""
+    as it is. Where one quantizer reads the image already, nothing is done.
+
+    The codes are uint8 with zero point 128, or where they are to be `signed`, int8 with zero point 0.
+    """
 
     name = "quantize_image"
     value_preserving = ValuePreserving.ON_BYTES
+
+    def __init__(self, *, signed: bool = False) -> None:
+        self.zero_point = np.int8(0) if signed else np.uint8(PIXEL_ZERO_POINT)
 
     def requires(self, graph: OnnxGraph) -> Iterable[str]:
         if len(graph.inputs) != 1:
@@ -37,7 +43,7 @@ class QuantizeImage(Pass):
         image = graph.inputs[0].name
         readers = graph.consumers(image)
         scale = graph.add_constant(f"{image}.scale", np.float32(PIXEL_SCALE))
-        zero_point = graph.add_constant(f"{image}.zero_point", np.uint8(PIXEL_ZERO_POINT))
+        zero_point = graph.add_constant(f"{image}.zero_point", self.zero_point)
         codes, floats = graph.unused_name(f"{image}.codes"), graph.unused_name(f"{image}.floats")
         place = readers[0]
         for operator, source, target in (("QuantizeLinear", image, codes), ("DequantizeLinear", codes, floats)):
