@@ -10,7 +10,7 @@ for each row, which no sign step and no normalised step sees; the attack graph p
 | `MARGIN` | greatest other logit minus the label's | Carlini and Wagner 2017, arXiv:1608.04644 |
 | `DLR` | the margin over the distance of first and third logit | Croce and Hein 2020, arXiv:2003.01690 |
 | `targeted_dlr` | the same towards one class, over the first minus the mean of third and fourth | the same |
-| `TEMPERED` | cross-entropy of logits scaled to a standard deviation of 4 | after Gupta and Ajanthan 2022, arXiv:2003.13511 |
+| `TEMPERED` | cross-entropy of logits scaled to a deviation of 4 | after Gupta and Ajanthan, arXiv:2003.13511 |
 
 Cross-entropy is softplus of the log odds: both rise and fall together, but in float the first is zero on a confident
 network, and its derivative vanishes with it. Gupta and Ajanthan temper a whole network by one temperature, which they
