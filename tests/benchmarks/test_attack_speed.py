@@ -25,7 +25,7 @@ from benchmarks.resnet20_example import CLASSES, INPUT_SHAPE, Forms, resnet20_fo
 from hardbit_deploy.attacks import ThreatModel, pgd
 from hardbit_deploy.engines import Gradient
 from hardbit_deploy.engines.directions import GradientWithDirections
-from hardbit_deploy.engines.onnxruntime import OnnxRuntimeEngine, OnnxRuntimeGradient
+from hardbit_deploy.engines.onnxruntime import OnnxRuntimeEngine, OnnxRuntimeGradient, integer_batch
 
 pytestmark = pytest.mark.slow
 
@@ -66,7 +66,8 @@ class Bytes(nn.Module):
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
-        self.network = network.eval()
+        self.network = network
+        self.eval()
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         return self.network((images * 255 - 128) / 256)
@@ -152,6 +153,9 @@ def in_pytorch(forms: Forms) -> dict[str, Callable[[], None]]:
         for batch in PEER_BATCHES[kind]:
             for name, attack in peers(network, unit, labels, batch).items():
                 contenders[f"{name}, {kind}, batch {batch}"] = attack
+        in_order = unit.contiguous(memory_format=torch.channels_last)
+        for name, attack in peers(last, in_order, labels, 32).items():
+            contenders[f"{name}, {kind}, channels_last, batch 32"] = attack
     return contenders
 
 
@@ -165,7 +169,7 @@ def test_pgd_20_on_resnet20(one_core: None, tmp_path: Path, bits: int, capsys: p
     name = f"hardbit, W{bits}A{bits}"
     ours: dict[str, tuple[Gradient, bool]] = {}
     if forms.integer is not None:
-        integer = OnnxRuntimeGradient(forms.integer, INPUT_SHAPE, CLASSES)
+        integer = OnnxRuntimeGradient(forms.integer, INPUT_SHAPE, CLASSES, batch=integer_batch(INPUT_SHAPE))
         ours[f"{name}, one run a step, backward in integers"] = GradientWithDirections(exact, integer), True
     ours[f"{name}, one run a step, backward in float"] = OnnxRuntimeGradient(forms.attack, INPUT_SHAPE, CLASSES), True
     ours[f"{name}, two runs a step"] = OnnxRuntimeGradient(forms.attack, INPUT_SHAPE, CLASSES), False
