@@ -231,6 +231,7 @@ def check_rule(
     *,
     tolerance: float = 3e-6,
     in_double: bool = False,
+    target: str = "onnxruntime",
 ) -> None:
     """The rules of `nodes` (from `x` to `y`) give the vector-Jacobian product of `function` by torch.autograd.
 
@@ -241,7 +242,7 @@ def check_rule(
     v = np.random.default_rng(1).standard_normal(y.shape).astype(np.float32)
     expected = vector_jacobian(function, x, v)
     model = one_operator(nodes, x, y.shape, constants or {})
-    product = differentiate(model, "y", "x")
+    product = differentiate(model, "y", "x", target=target)
     results = [(run(product, {"x": x, "grad_output": v}), tolerance)]
     if in_double:
         names = [output.name for output in product.graph.output]

@@ -15,6 +15,7 @@ from torch.nn import functional
 from gradient_reference import average_pool, check_adjoint, check_rule, for_all, max_pool, one_operator, run
 from hardbit.graph.gradient import differentiate
 
+BOTH = pytest.mark.parametrize("target", ["onnxruntime", "tensorrt"])
 MANY = pytest.mark.parametrize("examples", [25, pytest.param(500, marks=pytest.mark.slow)])
 
 
@@ -52,22 +53,24 @@ def pool_cases(draw):
 
 
 @MANY
-def test_the_first_maximum_takes_the_gradient(examples):
+@BOTH
+def test_the_first_maximum_takes_the_gradient(examples, target):
     def holds(case):
         node = helper.make_node("MaxPool", ["x"], ["y"], name="pool", **case.options())
-        check_rule([node], case.image(), lambda x: max_pool([x], case.options()))
+        check_rule([node], case.image(), lambda x: max_pool([x], case.options()), target=target)
 
     for_all(pool_cases(), holds, examples)
 
 
-def test_four_equal_values_give_their_gradient_to_the_first():
+@BOTH
+def test_four_equal_values_give_their_gradient_to_the_first(target):
     x = np.zeros((1, 1, 2, 2), np.float32)
     node = helper.make_node("MaxPool", ["x"], ["y"], name="pool", kernel_shape=[2, 2], strides=[2, 2])
 
     def first(image):
         return image[:, :, :1, :1]
 
-    check_rule([node], x, first)
+    check_rule([node], x, first, target=target)
 
 
 @MANY

@@ -1,9 +1,9 @@
 """The attack graph: an ONNX model of input gradient, logits and loss, made of a classifier's graph.
 
-Inputs: `image` uint8 (batch, channels, height, width); `onehot` float32 (batch, classes); `engine_logits` float32
-(batch, classes), the deployed engine's answer to the same bytes; `own_logits` bool (), which takes this graph's own
-logits in their place; `loss_weights` float32 (2,), those of cross-entropy and margin; `seed` float32 (batch, classes),
-added to the derivative of the weighted losses by the logits.
+Inputs: `image` uint8 (batch, channels, height, width), for TensorRT int8; `onehot` float32 (batch, classes);
+`engine_logits` float32 (batch, classes), the deployed engine's answer to the same bytes; `own_logits` bool (), which
+takes this graph's own logits in their place; `loss_weights` float32 (2,), those of cross-entropy and margin; `seed`
+float32 (batch, classes), added to the derivative of the weighted losses by the logits.
 
 Outputs: `gradient` float32 of the shape of `image`, the derivative of the loss by the network's float input, straight
 through its quantizers; `logits` float32 (batch, classes), this graph's own forward pass; `loss` float32 (batch,).
@@ -33,6 +33,7 @@ from hardbit.graph.gradient.quantization import MOVES_VALUES
 from hardbit.graph.gradient.rules import RULES
 from hardbit.graph.gradient.surrogates import relax_activations
 from hardbit.graph.gradient.tape import OPSET, PREFIX, Cotangent, StraightThrough, Tape, sweep
+from hardbit.graph.gradient.tensorrt_forms import forms_of, in_tensorrt_forms, weight_codes
 from hardbit_deploy.errors import HardbitError
 
 __all__ = ["Masks", "Surrogate", "build_attack_graph", "differentiate"]
@@ -52,6 +53,7 @@ def build_attack_graph(
     masks: Masks = "auto",
     surrogate: Surrogate = "straight-through",
     straight_through: StraightThrough = "clipped",
+    target: str = "onnxruntime",
 ) -> onnx.ModelProto:
     """The attack graph of a classifier with one float32 image input and one output of logits (batch, classes).
 
@@ -59,26 +61,30 @@ def build_attack_graph(
     256 levels and more from their integer codes, which lets the forward pass run in integers (see `quantization`).
     `surrogate="smooth"` differentiates the network whose activations below 8 bits are clipped and not rounded (see
     `surrogates`); inputs and outputs are the same. `straight_through` is what stands for the derivative of a Sign:
-    "clipped" passes where the magnitude is at most 1, "identity" everywhere (see `rounding`). Raises
-    UnsupportedOperator naming the node that has no gradient rule.
+    "clipped" passes where the magnitude is at most 1, "identity" everywhere (see `rounding`). For the targets
+    "tensorrt" and "tensorrt_rtx" the image is int8, the byte less 128, masks are exact, and only what TensorRT takes is
+    written (see `tensorrt_forms`). Raises UnsupportedOperator naming the node that has no gradient rule, HardbitError
+    naming what the target cannot hold.
     """
     require_choice("surrogate", surrogate, get_args(Surrogate))
     require_choice("straight_through", straight_through, get_args(StraightThrough))
+    forms = forms_of(target)
     canonical = in_opset_18(canonical)
     network = relax_activations(canonical) if surrogate == "smooth" else canonical
-    model, pixels = forward_from_bytes(with_free_names(network))
+    model, pixels = forward_from_bytes(with_free_names(network), forms)
     graph = index_graph(model)
     if len(graph.outputs) != 1 or len(graph.shape(graph.outputs[0])) != 2:
         raise HardbitError("an attack needs a classifier: one output of shape (batch, classes)", where="graph outputs")
     logits = graph.outputs[0]
     classes = int(graph.shape(logits)[1] or 0)
-    tape = Tape(graph, exact=masks == "exact", straight_through=straight_through)
+    exact = masks == "exact" or forms == "tensorrt"
+    tape = Tape(graph, exact=exact, straight_through=straight_through, forms=forms)
     judged = tape.emit("Where", ["own_logits", logits, "engine_logits"])
     losses = weighted_losses(tape, judged, "onehot", "loss_weights")
     seed = tape.emit("Add", [losses.seed, "seed"])
     gradient = sweep(tape, RULES, {logits: Cotangent(seed)}, pixels)
     inputs = {
-        "image": (TensorProto.UINT8, graph.shape("image")),
+        "image": (graph.dtypes["image"], graph.shape("image")),
         "onehot": (TensorProto.FLOAT, (None, classes)),
         "engine_logits": (TensorProto.FLOAT, (None, classes)),
         "own_logits": (TensorProto.BOOL, ()),
@@ -90,7 +96,8 @@ def build_attack_graph(
         "logits": (logits, (None, classes)),
         "loss": (losses.loss, (None,)),
     }
-    return finish(tape, inputs, outputs, "attack")
+    attack = finish(tape, inputs, outputs, "attack")
+    return in_tensorrt_forms(attack) if forms == "tensorrt" else attack
 
 
 def require_choice(name: str, value: str, known: tuple[str, ...]) -> None:
@@ -107,19 +114,23 @@ def differentiate(
     *,
     masks: Masks = "exact",
     straight_through: StraightThrough = "clipped",
+    target: str = "onnxruntime",
 ) -> onnx.ModelProto:
     """The vector-Jacobian product of one tensor by another as a model.
 
     It has the inputs of `model` and `grad_output`, of the shape of `output`; its outputs are `gradient`, of the shape
-    of the tensor `wrt`, and `output` itself.
+    of the tensor `wrt`, and `output` itself. For TensorRT it is written in its forms, as in `build_attack_graph`.
     """
+    forms = forms_of(target)
     graph = index_graph(in_opset_18(model))
-    tape = Tape(graph, exact=masks == "exact", straight_through=straight_through)
+    exact = masks == "exact" or forms == "tensorrt"
+    tape = Tape(graph, exact=exact, straight_through=straight_through, forms=forms)
     gradient = sweep(tape, RULES, {output: Cotangent("grad_output")}, wrt)
     inputs = {name: (graph.dtypes[name], graph.shape(name)) for name in graph.inputs}
     inputs["grad_output"] = (TensorProto.FLOAT, graph.shape(output))
     outputs = {"gradient": (gradient, graph.shape(wrt)), output: (output, graph.shape(output))}
-    return finish(tape, inputs, outputs, "vector_jacobian_product")
+    product = finish(tape, inputs, outputs, "vector_jacobian_product")
+    return in_tensorrt_forms(product) if forms == "tensorrt" else product
 
 
 def with_free_names(canonical: onnx.ModelProto) -> onnx.ModelProto:
@@ -151,7 +162,8 @@ def finish(
         for public, (tensor, _) in outputs.items()
         if public != tensor
     ]
-    nodes = [*integer_parameters(tape), *tape.forward_nodes(), *tape.nodes, *aliases]
+    parameters = weight_codes(tape) if tape.forms == "tensorrt" else integer_parameters(tape)
+    nodes = [*parameters, *tape.forward_nodes(), *tape.nodes, *aliases]
     nodes = live_nodes(nodes, set(outputs))
     read = {tensor for node in nodes for tensor in node.input} - {tensor for node in nodes for tensor in node.output}
     constants = tape.graph.constants

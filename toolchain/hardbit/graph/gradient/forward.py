@@ -20,6 +20,7 @@ from onnx import TensorProto, helper, numpy_helper
 from hardbit.graph.gradient.errors import UnsupportedOperator, node_label
 from hardbit.graph.gradient.primal import PrimalGraph, index_graph
 from hardbit.graph.gradient.quantization import MOVES_VALUES, code_range
+from hardbit.graph.gradient.tape import Forms
 from hardbit.graph.passes import KeepFloatWeights
 from hardbit_deploy.errors import HardbitError
 
@@ -37,11 +38,16 @@ class BytesInput:
     zero_point: int
 
 
-def forward_from_bytes(canonical: onnx.ModelProto) -> tuple[onnx.ModelProto, str]:
-    """The model with a uint8 input of the same name, and the name of the float tensor that was the network's input."""
+def forward_from_bytes(canonical: onnx.ModelProto, forms: Forms = "onnxruntime") -> tuple[onnx.ModelProto, str]:
+    """The model with a uint8 input of the same name, and the name of the float tensor that was the network's input.
+
+    For TensorRT the input is int8, the byte less 128, and everything else stays as it is.
+    """
     model = onnx.ModelProto()
     model.CopyFrom(canonical)
     del model.graph.value_info[:]
+    if forms == "tensorrt":
+        return model, enter_bytes(model, signed=True)
     raise_signed_codes(model)
     pixels = enter_bytes(model)
     delay_dequantize(model, keep=pixels)
@@ -88,8 +94,9 @@ def raise_inputs(model: onnx.ModelProto, graph: PrimalGraph, node: onnx.NodeProt
             node.input.append(raised)
 
 
-def enter_bytes(model: onnx.ModelProto) -> str:
-    """Replace the float input by bytes of the same name; returns the name of the float tensor made of them."""
+def enter_bytes(model: onnx.ModelProto, *, signed: bool = False) -> str:
+    """Replace the float input by bytes of the same name, `signed` ones less 128; returns the name of the float tensor
+    made of them."""
     graph = index_graph(model)
     if len(graph.inputs) != 1 or graph.dtypes[graph.inputs[0]] != TensorProto.FLOAT:
         raise HardbitError(
@@ -104,13 +111,14 @@ def enter_bytes(model: onnx.ModelProto) -> str:
     for node in nodes:
         node.input[:] = [pixels if name in replaced else name for name in node.input]
     scale = numpy_helper.from_array(np.float32(entry.scale), f"{image}.pixel_scale")
-    zero_point = numpy_helper.from_array(np.uint8(entry.zero_point), f"{image}.pixel_zero_point")
+    zero = np.int8(entry.zero_point - 128) if signed else np.uint8(entry.zero_point)
+    zero_point = numpy_helper.from_array(zero, f"{image}.pixel_zero_point")
     inputs = [image, scale.name, zero_point.name]
     nodes.insert(0, helper.make_node("DequantizeLinear", inputs, [pixels], name=f"{image}.dequantize"))
     del model.graph.node[:]
     model.graph.node.extend(nodes)
     model.graph.initializer.extend([scale, zero_point])
-    model.graph.input[0].type.tensor_type.elem_type = TensorProto.UINT8
+    model.graph.input[0].type.tensor_type.elem_type = TensorProto.INT8 if signed else TensorProto.UINT8
     return pixels
 
 
@@ -122,10 +130,10 @@ def byte_entry(graph: PrimalGraph, image: str) -> tuple[BytesInput, list[onnx.No
         return default
     scale, zero_point = graph.constant(readers[0], 1), graph.constant(readers[0], 2)
     dequantizers = graph.consumers.get(readers[0].output[0], [])
-    all_codes = code_range(graph, readers[0]) == (0, 255)
-    if scale is None or scale.size != 1 or zero_point is None or not all_codes:
+    codes = code_range(graph, readers[0])
+    if scale is None or scale.size != 1 or zero_point is None or codes not in ((0, 255), (-128, 127)):
         return default
-    entry = BytesInput(float(scale.reshape(-1)[0]), int(zero_point.reshape(-1)[0]))
+    entry = BytesInput(float(scale.reshape(-1)[0]), int(zero_point.reshape(-1)[0]) - int(codes[0]))
     if any(node.op_type != "DequantizeLinear" for node in dequantizers):
         return entry, []
     return entry, [readers[0], *dequantizers]

@@ -13,6 +13,7 @@ from onnx import TensorProto
 
 from hardbit.graph.gradient.convolution import adjoint_of_correlation
 from hardbit.graph.gradient.errors import UnsupportedOperator, node_label
+from hardbit.graph.gradient.first_maximum import max_pool_by_comparison
 from hardbit.graph.gradient.primal import Shape, attributes
 from hardbit.graph.gradient.tape import Cotangent, Tape
 from hardbit.graph.gradient.windows import Window, spatial_window
@@ -31,6 +32,8 @@ def max_pool(tape: Tape, node: onnx.NodeProto, cotangent: Cotangent) -> list[Cot
     source, target = tape.graph.shape(node.input[0]), tape.graph.shape(node.output[0])
     if attributes(node).get("storage_order", 0) or len(node.output) > 1:
         raise UnsupportedOperator("MaxPool with its indices in use, or in column order", where=node_label(node))
+    if tape.forms == "tensorrt":
+        return max_pool_by_comparison(tape, node, cotangent)
     positions = first_maxima(tape, node)
     tensor = tape.dense(cotangent, target)
     window = spatial_window(node, source, tuple(attributes(node)["kernel_shape"]))

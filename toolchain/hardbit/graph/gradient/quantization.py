@@ -47,6 +47,8 @@ def quantize(tape: Tape, node: onnx.NodeProto, cotangent: Cotangent) -> list[Cot
     low, high = code_range(graph, node)
     # A side on which the Clip behind is narrower than the type is masked there.
     sides = [sign for sign, bound, end in ((-1, low, type_range[0]), (1, high, type_range[1])) if bound == end]
+    if tape.forms == "tensorrt":
+        sides = [-1, 1]
     if takes_masks_from_codes(tape, node):
         return [mask_by_codes(tape, node, cotangent, [side for side in sides if leaves_range(tape, node, side)])]
     for side in sides:
@@ -116,7 +118,13 @@ def edge(graph: PrimalGraph, node: onnx.NodeProto, side: int) -> tuple[float, bo
 
 
 def clipped_codes(tape: Tape, node: onnx.NodeProto, cotangent: Cotangent) -> list[Cotangent | None]:
-    """Passes where the Clip of integer codes changes nothing."""
+    """Passes where the Clip of integer codes changes nothing; left to the quantizer's rule where no mask may read
+    codes."""
+    if tape.forms == "tensorrt":
+        quantizer = tape.graph.producers.get(node.input[0])
+        if quantizer is None or quantizer.op_type != "QuantizeLinear" or has_channels(tape.graph, quantizer):
+            raise UnsupportedOperator("Clip of codes elsewhere than behind their quantizer", where=node_label(node))
+        return [cotangent]
     return [cotangent.masked(tape.emit("Equal", [node.input[0], node.output[0]]))]
 
 

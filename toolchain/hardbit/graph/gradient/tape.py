@@ -24,11 +24,12 @@ from hardbit.graph.gradient.errors import UnsupportedOperator, node_label
 from hardbit.graph.gradient.intervals import Interval, value_intervals
 from hardbit.graph.gradient.primal import PrimalGraph, Shape, input_name
 
-__all__ = ["OPSET", "PREFIX", "Cotangent", "JointRule", "Rule", "StraightThrough", "Tape", "path_to", "sweep"]
+__all__ = ["OPSET", "PREFIX", "Cotangent", "Forms", "JointRule", "Rule", "StraightThrough", "Tape", "path_to", "sweep"]
 
 OPSET = 18
 PREFIX = "gradient/"  # of every name that is written here
 StraightThrough = Literal["clipped", "identity"]
+Forms = Literal["onnxruntime", "tensorrt"]
 STEPS = ("ArgMax", "ArgMin", "Equal", "Greater", "GreaterOrEqual", "Hardmax", "Less", "LessOrEqual", "NonZero")
 REASONS = {
     "DynamicQuantizeLinear": "its scale is taken from all images of a batch at once; quantize with constant scales",
@@ -61,12 +62,14 @@ class Tape:
 
     `exact` demands the straight-through mask of the float values at every width; otherwise quantizers of 256 levels
     and more take theirs from the integer codes (see `quantization`). `straight_through` is the derivative that stands
-    for that of Sign (see `rounding`).
+    for that of Sign (see `rounding`). `forms` names the runtime that the graph is written for: TensorRT computes
+    nothing on codes and gives no positions of maxima, so masks come from float values (see `tensorrt_forms`).
     """
 
     graph: PrimalGraph
     exact: bool = True
     straight_through: StraightThrough = "clipped"
+    forms: Forms = "onnxruntime"
     nodes: list[onnx.NodeProto] = field(default_factory=list)
     initializers: dict[str, onnx.TensorProto] = field(default_factory=dict)
     active: frozenset[str] = frozenset()
