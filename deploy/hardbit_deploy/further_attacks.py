@@ -234,7 +234,9 @@ def _random(spec: AttackSpec, on: Surface, victims: Victims, report: _Told) -> A
 
 def _hopskipjump(spec: AttackSpec, on: Surface, victims: Victims, report: _Told) -> AttackOutcome:
     def decide(images: NDArray[np.uint8]) -> NDArray[np.int64]:
-        labels: NDArray[np.int64] = on.engine.infer(images).argmax(axis=1)
+        logits = on.engine.infer(images)
+        # A row that is not finite names no label; argmax would give the place of the NaN, which may be the right one.
+        labels: NDArray[np.int64] = np.where(np.isfinite(logits).all(axis=1), logits.argmax(axis=1), -1)
         return labels
 
     found = hopskipjump(
