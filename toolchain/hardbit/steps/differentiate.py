@@ -18,12 +18,13 @@ from hardbit_deploy.suite import SMOOTH
 __all__ = ["STEP", "Differentiated"]
 
 CALIBRATION_IMAGES = 64  # whose cotangents set the scales of the backward pass in integers
+_INTEGER_SWEEPS = ("onnxruntime",)  # targets that have such a backward pass
 
 
 @dataclass(frozen=True)
 class Differentiated:
     """The files that this step leaves; the second only where the suite uses the smooth surrogate, the third only for
-    networks of 8-bit activations."""
+    networks of 8-bit activations that ONNX Runtime runs."""
 
     attack: Path
     smooth: Path
@@ -42,23 +43,27 @@ def _run(work: Work) -> str:
 
     exported = Exported.at(work.inputs["export"])
     canonical = onnx.load(exported.canonical)
-    files = Differentiated.at(work.folder)
-    attack = build_attack_graph(canonical)
+    files, target = Differentiated.at(work.folder), work.recipe.target.name
+    attack = build_attack_graph(canonical, target=target)
     write_atomically(files.attack, attack.SerializeToString())
     note = f"attack graph: {len(attack.graph.node)} nodes"
     if SMOOTH in work.recipe.suite.surrogates:
-        smooth = build_attack_graph(canonical, surrogate="smooth")
+        smooth = build_attack_graph(canonical, surrogate="smooth", target=target)
         write_atomically(files.smooth, smooth.SerializeToString())
         note += f"; through the smooth surrogate: {len(smooth.graph.node)}"
-    integer = with_integer_cotangents(attack, np.load(exported.images, mmap_mode="r")[:CALIBRATION_IMAGES])
-    if integer is not None:
-        write_atomically(files.integer, integer.SerializeToString())
-        note += f"; with a backward pass in integers: {len(integer.graph.node)}"
+    if target in _INTEGER_SWEEPS:
+        integer = with_integer_cotangents(attack, np.load(exported.images, mmap_mode="r")[:CALIBRATION_IMAGES])
+        if integer is not None:
+            write_atomically(files.integer, integer.SerializeToString())
+            note += f"; with a backward pass in integers: {len(integer.graph.node)}"
     return note
 
 
 def _decides(recipe: Recipe, options: RunOptions) -> Mapping[str, Any]:
-    return {"recipe": recipe.digest("suite.surrogates"), "leaves": [field.name for field in fields(Differentiated)]}
+    return {
+        "recipe": recipe.digest("suite.surrogates", "target"),
+        "leaves": [field.name for field in fields(Differentiated)],
+    }
 
 
 STEP = Step(
