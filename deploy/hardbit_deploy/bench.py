@@ -6,13 +6,16 @@ Boundary: one row for each bundle and the comparison with a baseline; pictures a
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from hardbit_deploy.bundle import load_bundle
 from hardbit_deploy.check import CheckOptions, Progress, check
+from hardbit_deploy.clock_lock import ClockLock, locked_clocks, refuse_unlockable_clocks
+from hardbit_deploy.energy import energy_in_words
 from hardbit_deploy.engines import executed_precision
 from hardbit_deploy.errors import HardbitError
 from hardbit_deploy.known_alarms import accepted_alarms
@@ -46,13 +49,19 @@ def bench(
     """
     paths = _with_baseline(bundles, baseline)
     folders = _folders(paths, out_dir)
-    reports = _time(paths, latency, progress) if latency else {}
+    options = options or CheckOptions()
+    if options.lock_clocks:
+        refuse_unlockable_clocks(options.power_mode)
+    locks: list[ClockLock] = []
+    with _locked(options, latency, locks):
+        reports = _time(paths, latency, progress) if latency else {}
     rows = []
     for path, folder in zip(paths, folders, strict=True):
-        settings = replace(options or CheckOptions(), latency=reports.get(path))
+        settings = replace(options, latency=reports.get(path))
         document = check(path, None, folder, settings, _prefixed(progress, folder.name))
         rows.append(_row(document, path, folder))
-    comparisons = _compare(paths, reports, latency, baseline, progress) if latency and baseline else {}
+    with _locked(options, latency if baseline else None, locks):
+        comparisons = _compare(paths, reports, latency, baseline, progress) if latency and baseline else {}
     for row in rows:
         comparison = comparisons.get(Path(row["path"]))
         row["against_baseline"] = asdict(comparison) | {"regression": comparison.regression} if comparison else None
@@ -62,6 +71,9 @@ def bench(
         "format": "hardbit-bench",
         "schema_version": 1,
         "rows": rows,
+        "clock_lock": locks[0].to_document() | {"problems": [text for lock in locks for text in lock.problems]}
+        if locks
+        else None,
         "exit_code": EXIT_CODES["WRONG_ENGINE"] if wrong else EXIT_CODES["FAIL"] if slower else EXIT_CODES["PASS"],
     }
 
@@ -85,8 +97,19 @@ def bench_table(document: Mapping[str, Any]) -> str:
     lines = [text_table(rows, "<>>>>>><<")]
     protocols = {row["latency"]["protocol"] for row in document["rows"] if row["latency"]}
     lines += [f"\n  query_ms by {protocol}, interleaved" for protocol in sorted(protocols)]
+    lines += [f"  {row['label']}: {energy_in_words(row['energy'])}" for row in document["rows"] if row["energy"]]
+    lines += [f"  WARNING: {problem}" for problem in (document["clock_lock"] or {"problems": ()})["problems"]]
     lines += [_sentence(row) for row in document["rows"] if row["against_baseline"]]
     return "\n".join(lines)
+
+
+@contextmanager
+def _locked(options: CheckOptions, latency: LatencySettings | None, locks: list[ClockLock]) -> Iterator[None]:
+    """Locked clocks for interleaved timings; what was changed is added to `locks`."""
+    with locked_clocks(options.lock_clocks and latency is not None, options.power_mode) as lock:
+        if lock is not None:
+            locks.append(lock)
+        yield
 
 
 def _time(paths: Sequence[Path], latency: LatencySettings, progress: Progress | None) -> dict[Path, LatencyReport]:
@@ -131,6 +154,7 @@ def _row(document: Mapping[str, Any], path: Path, folder: Path) -> dict[str, Any
         "clean": attacks.get("clean"),
         "robust": attacks.get("worst_case"),
         "latency": document["latency"],
+        "energy": document.get("energy"),
         "verdict": document["verdict"]["name"],
         "accepted_alarms": [alarm["name"] for alarm in accepted_alarms(document)],
     }

@@ -23,18 +23,21 @@ from hardbit_deploy.agreement_search import agreement_row
 from hardbit_deploy.baseline import Baseline, load_baseline
 from hardbit_deploy.bundle import Bundle, load_bundle
 from hardbit_deploy.chunk_store import forget_chunks
+from hardbit_deploy.clock_lock import refuse_unlockable_clocks
+from hardbit_deploy.energy import EnergySettings
 from hardbit_deploy.engines import executed_precision
 from hardbit_deploy.errors import HardbitError
 from hardbit_deploy.evaluate import Evaluation, evaluate, runnable
 from hardbit_deploy.gate import AttackRule, Gate, load_gate, parse_gate
 from hardbit_deploy.known_alarms import accept_known
-from hardbit_deploy.latency import LatencyReport, LatencySettings, measure
+from hardbit_deploy.latency import LatencyReport, LatencySettings
 from hardbit_deploy.manifest import MANIFEST_NAME
 from hardbit_deploy.preflight import describe_machine, grade
 from hardbit_deploy.results import FORMAT, SCHEMA_VERSION, write_result
 from hardbit_deploy.storage import refused_by_system
 from hardbit_deploy.suite import Suite, named_suite
 from hardbit_deploy.taps import compare_bundle_layers
+from hardbit_deploy.timing import Timing, TimingOptions, measure_timing
 from hardbit_deploy.verdict import environment_problems, judge
 
 __all__ = ["CheckOptions", "Progress", "check", "describe_environment", "work_folder"]
@@ -50,7 +53,8 @@ class Progress(Protocol):
 class CheckOptions:
     """What a user may change. None leaves the setting that the bundle declares.
 
-    `latency` holds settings to measure with, a report that was measured already, or None for no timing.
+    `latency` holds settings to measure with, a report that was measured already, or None for no timing. `energy` is
+    measured where the board has sensors for it, beside timings only.
     """
 
     suite: str | None = None
@@ -62,6 +66,9 @@ class CheckOptions:
     workers: int | None = None  # threads of the attacks; None for one a core
     taps: bool = False  # compare engine and canonical graph layer by layer
     latency: LatencySettings | LatencyReport | None = field(default_factory=LatencySettings)
+    energy: EnergySettings | None = field(default_factory=EnergySettings)
+    lock_clocks: bool = False  # a Jetson's, while it is timed, and put back afterwards
+    power_mode: int | None = None  # of nvpmodel, with locked clocks
 
 
 def check(
@@ -81,6 +88,8 @@ def check(
     options = options or CheckOptions()
     report = progress or _say_nothing
     report("verify the bundle", 0, 1)
+    if options.lock_clocks:
+        refuse_unlockable_clocks(options.power_mode)
     bundle = load_bundle(bundle_path)
     promise, origin = _gate_of(bundle, gate)
     suite = _suite_of(bundle, options)
@@ -95,7 +104,7 @@ def check(
     versions = {name: environment[name] or "missing" for name in ("python", "numpy", "onnxruntime")}
     document["versions"] = {"hardbit_deploy": hardbit_deploy.__version__, **versions}
 
-    evaluation, timings = None, None
+    evaluation, timing = None, None
     if document["precision"]["status"] != "wrong" and not environment_problems(promise, environment):
         work_dir = None if out_dir is None else work_folder(out_dir)
         evaluation = evaluate(
@@ -113,15 +122,15 @@ def check(
         document["agreement"] = [*document["agreement"], agreement_row(bundle, options.images, suite.seed, report)]
         if options.taps:
             document["taps"] = compare_bundle_layers(bundle, options.images, evaluation.examples, report).to_document()
-        timings = _timings(bundle, options, report)
-        document["latency"] = timings.to_document() if timings else None
+        timing = _timing(bundle, options, document, report)
+        document |= timing.parts
     rules, verdict = judge(document, evaluation.records if evaluation else {}, promise, baseline)
     document["gate"] = [rule.to_document() for rule in rules]
     document["verdict"] = {"name": verdict.name, "exit_code": verdict.exit_code, "reasons": list(verdict.reasons)}
     document["duration_s"] = round(time.monotonic() - clock, 3)
     if out_dir is None:
         return document
-    return _write(Path(out_dir), document, evaluation, timings)
+    return _write(Path(out_dir), document, evaluation, timing.report if timing else None)
 
 
 def work_folder(out_dir: str | Path) -> Path:
@@ -258,11 +267,11 @@ def _sources(bundle: Bundle) -> list[str]:
     return [source.name for source in bundle.manifest.transfers]
 
 
-def _timings(bundle: Bundle, options: CheckOptions, report: Progress) -> LatencyReport | None:
+def _timing(bundle: Bundle, options: CheckOptions, document: Mapping[str, Any], report: Progress) -> Timing:
     """Timed after the attacks, whose threads are gone by then, on a machine that is described anew."""
-    if options.latency is None or isinstance(options.latency, LatencyReport):
-        return options.latency
-    return measure(bundle.path, options.latency, progress=lambda done, total: report("latency", done, total))
+    wanted = TimingOptions(options.latency, options.energy, options.lock_clocks, options.power_mode)
+    robust = next((row["rate"] for row in document["attacks"] if row["name"] == "worst_case"), None)
+    return measure_timing(bundle.path, wanted, robust, report)
 
 
 def _write(

@@ -1,4 +1,4 @@
-"""What this board has of what a check uses: runtimes, integer instructions, a quiet machine with steady clocks.
+"""What this board has of what a check uses: runtimes, integer instructions, GPUs, a quiet machine with steady clocks.
 
 Boundary: looks and reports. Installs nothing, and imports a runtime only to ask for its version.
 """
@@ -8,10 +8,11 @@ from __future__ import annotations
 import importlib.util
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from hardbit_deploy.finding import Finding
+from hardbit_deploy.nvidia_doctor import gpu_findings
 from hardbit_deploy.preflight import describe_machine, grade
 
 __all__ = ["Finding", "diagnose"]
@@ -26,20 +27,6 @@ _DOT_PRODUCTS = {
 }
 
 
-@dataclass(frozen=True)
-class Finding:
-    """One thing that was looked for.
-
-    `status` is "found"; "missing" when no check is possible without it; "limited" when a check says less without it;
-    "optional" when only other targets or commands need it. `remedy` says what brings it.
-    """
-
-    name: str
-    status: str
-    detail: str
-    remedy: str = ""
-
-
 def diagnose(root: Path = Path("/")) -> list[Finding]:
     """Every finding, what is most needed first; `root` is where proc/ and sys/ are looked for."""
     machine = describe_machine(root)
@@ -49,11 +36,7 @@ def diagnose(root: Path = Path("/")) -> list[Finding]:
         _onnxruntime(machine),
         _processor(machine, root),
         _timing(machine),
-        _package(
-            "tensorrt",
-            "target tensorrt: INT8 engines on an NVIDIA GPU or Jetson",
-            "install NVIDIA's TensorRT for Python",
-        ),
+        *gpu_findings(root),
         _package(
             "hardbit",
             "train, convert and report, on a workstation",

@@ -37,6 +37,7 @@ __all__ = [
     "measure",
     "measure_interleaved",
     "settle_regression",
+    "worker_environment",
 ]
 
 REGRESSION_RATIO = 1.03
@@ -228,7 +229,7 @@ def _run_worker(bundle: Path, settings: LatencySettings) -> dict[str, Any]:
             f"--warmup-min-s={settings.warmup_min_s}",
             f"--warmup-max-s={settings.warmup_max_s}",
         ]
-        environment = {**os.environ, "PYTHONPATH": _absolute_python_path(), "OMP_NUM_THREADS": str(settings.threads)}
+        environment = worker_environment(settings.threads)
         finished = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
         if finished.returncode != 0:
             lines = finished.stderr.strip().splitlines() or [f"exit status {finished.returncode}"]
@@ -239,10 +240,11 @@ def _run_worker(bundle: Path, settings: LatencySettings) -> dict[str, Any]:
             return {key: archive[key] for key in archive.files}
 
 
-def _absolute_python_path() -> str:
-    """PYTHONPATH with its relative entries resolved, since the worker starts in another folder."""
+def worker_environment(threads: int) -> dict[str, str]:
+    """Variables for a process that is measured: PYTHONPATH resolved, since it starts in another folder, and threads."""
     entries = os.environ.get("PYTHONPATH", "").split(os.pathsep)
-    return os.pathsep.join(str(Path(entry).resolve()) for entry in entries if entry)
+    resolved = os.pathsep.join(str(Path(entry).resolve()) for entry in entries if entry)
+    return {**os.environ, "PYTHONPATH": resolved, "OMP_NUM_THREADS": str(threads)}
 
 
 def _percentile(samples: NDArray[Any], percentile: float) -> float:

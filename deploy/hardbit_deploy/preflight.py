@@ -12,10 +12,13 @@ import platform
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from hardbit_deploy.jetson import describe_jetson
 
 __all__ = [
     "FOREIGN_LOAD_LIMIT",
@@ -61,10 +64,13 @@ def describe_machine(root: Path = Path("/"), load_interval_s: float = LOAD_INTER
         "load_average": _load_average(root),
         "foreign_load": foreign_load(root, load_interval_s),
         "board": _board_model(root),
+        **_jetson(root),
         "os": f"{platform.system()} {platform.release()}",
         "python": platform.python_version(),
         "numpy": np.__version__,
         **_onnxruntime(),
+        "tensorrt": _version("tensorrt"),
+        "tensorrt_rtx": _version("tensorrt_rtx"),
     }
 
 
@@ -84,6 +90,9 @@ def grade(environment: Mapping[str, Any]) -> Grade:
         low, high = environment["frequency_min_mhz"], environment["frequency_max_mhz"]
         governor = environment.get("governor") or "unknown"
         reasons.append(f"the clocks may move between {low:.0f} and {high:.0f} MHz (governor {governor})")
+    if environment.get("gpu_clocks_locked") is False:
+        low, high = environment["gpu_frequency_min_mhz"], environment["gpu_frequency_max_mhz"]
+        reasons.append(f"the GPU's clock may move between {low:.0f} and {high:.0f} MHz")
     if environment.get("boost"):
         reasons.append("turbo boost is on")
     return Grade("B", tuple(reasons)) if reasons else Grade("A", ("clocks locked, no foreign load",))
@@ -151,6 +160,31 @@ def _onnxruntime() -> dict[str, Any]:
     except ImportError:
         return {"onnxruntime": None, "providers": []}
     return {"onnxruntime": onnxruntime.__version__, "providers": list(onnxruntime.get_available_providers())}
+
+
+def _version(package: str) -> str | None:
+    """From the package's metadata: importing TensorRT takes seconds and memory."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _jetson(root: Path) -> dict[str, Any]:
+    """What only a Jetson has; no key at all on another machine."""
+    board = describe_jetson(root)
+    if board is None:
+        return {}
+    mode, clock = board.power_mode, board.gpu_clock
+    return {
+        "l4t": board.l4t,
+        "jetpack": board.jetpack,
+        "power_mode": mode.name if mode else None,
+        "gpu_frequency_mhz": clock.mhz if clock else None,
+        "gpu_frequency_min_mhz": clock.min_mhz if clock else None,
+        "gpu_frequency_max_mhz": clock.max_mhz if clock else None,
+        "gpu_clocks_locked": clock.locked if clock else None,
+    }
 
 
 def cpu_model(root: Path = Path("/")) -> str:

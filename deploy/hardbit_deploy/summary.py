@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from hardbit_deploy.energy import energy_in_words
 from hardbit_deploy.known_alarms import alarm_in_words
 from hardbit_deploy.text_table import text_table
 
@@ -93,6 +94,10 @@ def _sections(document: Mapping[str, Any]) -> Iterator[str]:
         yield from ("", "Alarms", text_table(rows, "<<<"))
     if document["latency"]:
         yield from ("", *_latency(document["latency"]))
+    if "energy" in document:
+        yield energy_in_words(document["energy"])
+    if "clock_lock" in document:
+        yield from _clock_lock(document["clock_lock"])
     if document["gate"]:
         rows = [(_STATUS[rule["status"]], rule["name"], rule["reason"]) for rule in document["gate"]]
         yield from ("", "Gate", text_table(rows, "<<<"))
@@ -172,6 +177,14 @@ def _latency(latency: Mapping[str, Any]) -> Iterator[str]:
         rows.append((name, f"{latency[f'{name}_ms']:.4g} ms", f"{low:.4g} to {high:.4g} over processes"))
     rows.append(("min", f"{latency['min_ms']:.4g} ms", f"coefficient of variation {latency['cv']:.3f}"))
     yield text_table(rows, "<><")
+
+
+def _clock_lock(lock: Mapping[str, Any]) -> Iterator[str]:
+    mode = f" in power mode {lock['power_mode']}" if lock["power_mode"] else ""
+    undone = "" if lock["problems"] else ", and put back"
+    yield f"Clocks locked by {lock['by']}{mode}{undone}"
+    for problem in lock["problems"]:
+        yield f"  WARNING: {problem}"
 
 
 def _verdict(verdict: Mapping[str, Any]) -> Iterator[str]:

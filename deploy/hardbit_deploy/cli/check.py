@@ -66,6 +66,17 @@ def add_latency_arguments(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--no-latency", action="store_true", help="do not time at all")
     group.add_argument(
+        "--no-energy", action="store_true", help="do not measure energy, which boards with power sensors are asked for"
+    )
+    group.add_argument(
+        "--lock-clocks",
+        action="store_true",
+        help="lock a Jetson's clocks while it is timed, and put them back; as root",
+    )
+    group.add_argument(
+        "--power-mode", type=whole_number, metavar="N", help="with --lock-clocks: nvpmodel's mode N, and put it back"
+    )
+    group.add_argument(
         "--threads", type=positive_integer, default=1, metavar="N", help="threads of the timed engine (default 1)"
     )
 
@@ -105,6 +116,10 @@ def check_options(args: argparse.Namespace) -> Any:
     """`CheckOptions` of the parsed options."""
     from hardbit_deploy.check import CheckOptions
 
+    if args.lock_clocks and args.no_latency:
+        raise HardbitError("locks clocks for timings only", "--lock-clocks", "leave out --no-latency")
+    if args.power_mode is not None and not args.lock_clocks:
+        raise HardbitError("is set for locked clocks only", "--power-mode", "give --lock-clocks too")
     return CheckOptions(
         suite=args.suite,
         steps=args.steps,
@@ -115,7 +130,21 @@ def check_options(args: argparse.Namespace) -> Any:
         workers=args.workers,
         taps=getattr(args, "taps", False),  # `bench` has no such option
         latency=latency_settings(args),
+        energy=energy_settings(args),
+        lock_clocks=args.lock_clocks,
+        power_mode=args.power_mode,
     )
+
+
+def energy_settings(args: argparse.Namespace) -> Any:
+    """`EnergySettings` of the parsed options, as thorough as the timing; None for no measurement of energy."""
+    from dataclasses import replace
+
+    from hardbit_deploy.energy import FULL_ENERGY, SHORT_ENERGY
+
+    if args.no_latency or args.no_energy:
+        return None
+    return replace(SHORT_ENERGY if args.quick_latency else FULL_ENERGY, threads=args.threads)
 
 
 def latency_settings(args: argparse.Namespace) -> Any:
