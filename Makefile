@@ -5,16 +5,22 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 DEMO := models/fashion-cnn-w4a4/recipe.toml
 
-.PHONY: demo test test-slow lint bench system clean
+.PHONY: demo test tensorrt test-slow test-gpu lint bench system clean
 
 demo: $(STAMP)
 	$(BIN)/hardbit run $(DEMO)
 
-test: $(STAMP) system lint
+test: $(STAMP) system tensorrt lint
 	$(BIN)/pytest
 
 test-slow: $(STAMP) system
 	$(BIN)/pytest -m slow
+
+# On a machine with a GPU: every test that needs one, and one report of it. GPU_PYTHON may be another environment's, with
+# a PyTorch for CUDA, TensorRT and PyCUDA; what is missing is skipped, and the report says so.
+GPU_PYTHON ?= $(BIN)/python
+test-gpu: $(if $(filter $(BIN)/python,$(GPU_PYTHON)),$(STAMP))
+	$(GPU_PYTHON) tests/gpu_report.py runs/gpu-report
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
@@ -28,6 +34,16 @@ bench: $(STAMP)
 # Chromium (opens the report) and Fashion-MNIST (trains) for the tests; without them those tests skip, visibly.
 system:
 	@sh tests/system_packages.sh
+
+# TensorRT for RTX (95 MB) parses and builds without a GPU. It is published for x86-64; elsewhere, and where it cannot be
+# had, the tests that need it skip, visibly.
+tensorrt: $(STAMP)
+	@case "$$(uname -s) $$(uname -m)" in \
+	"Linux x86_64") $(BIN)/python -c 'import tensorrt_rtx' 2>/dev/null \
+	    || $(BIN)/pip install --quiet -c constraints.txt tensorrt-rtx \
+	    || echo "could not install tensorrt-rtx (tests that need it will skip)";; \
+	*) echo "tensorrt-rtx is not published for this machine (tests that need it will skip)";; \
+	esac
 
 # torch first and by its exact version: a range would pull the CUDA build of several GB where a CPU build will do.
 $(STAMP): pyproject.toml deploy/pyproject.toml kernels/pyproject.toml constraints.txt

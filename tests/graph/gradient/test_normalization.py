@@ -60,12 +60,13 @@ def test_layer_normalization(examples):
     for_all(st.tuples(shapes_and_axes(least=3), st.booleans(), st.sampled_from([1e-5, 0.01])), holds, examples)
 
 
-def test_layer_normalization_of_wide_rows_to_float_accuracy():
+@pytest.mark.parametrize("target", ["onnxruntime", "tensorrt"])
+def test_layer_normalization_of_wide_rows_to_float_accuracy(target):
     scale, bias = draws(96, seed=1), draws(96, seed=2)
     weights = [torch.from_numpy(value).double() for value in (scale, bias)]
     node = helper.make_node("LayerNormalization", ["x", "scale", "bias"], ["y"], name="norm", epsilon=1e-5)
     constants = {"scale": scale, "bias": bias}
-    check_rule([node], draws(3, 5, 96), lambda i: functional.layer_norm(i, (96,), *weights), constants)
+    check_rule([node], draws(3, 5, 96), lambda i: functional.layer_norm(i, (96,), *weights), constants, target=target)
 
 
 def test_two_norms_in_a_row_and_a_shortcut_around_them():

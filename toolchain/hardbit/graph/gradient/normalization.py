@@ -25,16 +25,20 @@ def layer_normalization(tape: Tape, node: onnx.NodeProto, cotangent: Cotangent) 
     """Y = scale n + bias with n = (X - mean) / deviation over the last axes: with h = dY scale,
     dX = (h - mean(h) - n mean(h n)) / deviation (Ba, Kiros and Hinton 2016, arXiv:1607.06450).
 
-    Mean and 1 / deviation are further outputs of the forward node.
+    Mean and 1 / deviation are further outputs of the forward node; for TensorRT, which gives none, they are computed
+    once more.
     """
     if any(name in tape.active for name in node.input[1:]):
         raise UnsupportedOperator("LayerNormalization whose scale depends on the image", where=node_label(node))
     shape = tape.graph.shape(node.output[0])
     first = attributes(node).get("axis", -1) % len(shape)
     axes = tape.integers(tuple(range(first, len(shape))))
-    centred = tape.emit("Sub", [node.input[0], tape.further_output(node, 1)])
-    inverse_deviation = tape.further_output(node, 2)
-    normal = tape.emit("Mul", [centred, inverse_deviation])
+    if tape.forms == "tensorrt":
+        normal, inverse_deviation = standardised(tape, node, axes)
+    else:
+        centred = tape.emit("Sub", [node.input[0], tape.further_output(node, 1)])
+        inverse_deviation = tape.further_output(node, 2)
+        normal = tape.emit("Mul", [centred, inverse_deviation])
     scaled = tape.emit("Mul", [tape.dense(cotangent, shape), node.input[1]])
     return [Cotangent(standardised_share(tape, scaled, normal, inverse_deviation, axes)), None, None]
 
@@ -46,14 +50,19 @@ def instance_normalization(tape: Tape, node: onnx.NodeProto, cotangent: Cotangen
     if scale is None:
         raise UnsupportedOperator("InstanceNormalization without a constant scale", where=node_label(node))
     axes = tape.integers(tuple(range(2, len(shape))))
+    normal, inverse_deviation = standardised(tape, node, axes)
+    factor = tape.constant(scale.reshape(-1, *[1] * (len(shape) - 2)))
+    scaled = tape.emit("Mul", [tape.dense(cotangent, shape), factor])
+    return [Cotangent(standardised_share(tape, scaled, normal, inverse_deviation, axes)), None, None]
+
+
+def standardised(tape: Tape, node: onnx.NodeProto, axes: str) -> tuple[str, str]:
+    """(X - mean) / deviation of a node's input along `axes`, and 1 / deviation."""
     centred = tape.emit("Sub", [node.input[0], tape.emit("ReduceMean", [node.input[0], axes], keepdims=1)])
     variance = tape.emit("ReduceMean", [tape.emit("Mul", [centred, centred]), axes], keepdims=1)
     spread = tape.emit("Add", [variance, tape.constant(attributes(node).get("epsilon", 1e-5))])
     inverse_deviation = tape.emit("Reciprocal", [tape.emit("Sqrt", [spread])])
-    normal = tape.emit("Mul", [centred, inverse_deviation])
-    factor = tape.constant(scale.reshape(-1, *[1] * (len(shape) - 2)))
-    scaled = tape.emit("Mul", [tape.dense(cotangent, shape), factor])
-    return [Cotangent(standardised_share(tape, scaled, normal, inverse_deviation, axes)), None, None]
+    return tape.emit("Mul", [centred, inverse_deviation]), inverse_deviation
 
 
 def standardised_share(tape: Tape, scaled: str, normal: str, inverse_deviation: str, axes: str) -> str:

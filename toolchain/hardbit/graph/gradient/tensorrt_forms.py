@@ -6,6 +6,7 @@ What differs from the graph for ONNX Runtime, and why:
 - Activation codes are int8 with zero point 0. Fewer than 256 levels are clipped in float before they are quantized:
   Clip of integers is not an operator of TensorRT.
 - Masks are comparisons of floats, cast to float and multiplied in: nothing is computed on codes.
+- What further outputs of LayerNormalization would give is computed once more.
 - The adjoint of MaxPool compares (see `first_maximum`): there are no positions of maxima, no MaxUnpool and no
   ScatterElements that adds.
 - Weights stay int8 codes behind a DequantizeLinear wherever their layer reads codes, so the forward pass runs the
@@ -35,6 +36,7 @@ __all__ = ["FORMS", "forms_of", "in_tensorrt_forms", "weight_codes"]
 
 FORMS: dict[str, Forms] = {"onnxruntime": "onnxruntime", "tensorrt": "tensorrt", "tensorrt_rtx": "tensorrt"}
 ABSENT = frozenset({"ConvInteger", "MatMulInteger", "MaxUnpool", "QLinearConv", "QLinearMatMul"})
+FIRST_OUTPUT = frozenset({"LayerNormalization", "MaxPool"})  # and no further one
 INTEGERS = frozenset({TensorProto.INT8, TensorProto.UINT8})
 TAKES_CODES = frozenset({"DequantizeLinear", "Flatten", "Identity", "Reshape", "Transpose"})
 PASSES: tuple[Pass, ...] = (SignedActivations(), FloatClips(), PlainScales())
@@ -117,7 +119,7 @@ def problems(model: onnx.ModelProto) -> Iterator[tuple[str, str]]:
     constants = {tensor.name: tensor for tensor in model.graph.initializer}
     types |= {name: tensor.data_type for name, tensor in constants.items()}
     for node in model.graph.node:
-        if node.op_type in ABSENT or (node.op_type == "MaxPool" and len(node.output) > 1):
+        if node.op_type in ABSENT or (node.op_type in FIRST_OUTPUT and len(node.output) > 1):
             yield node.name, f"TensorRT has no {node.op_type} with these outputs"
         if node.op_type == "ScatterElements" and attributes(node).get("reduction", "none") != "none":
             yield node.name, "TensorRT scatters without adding"
