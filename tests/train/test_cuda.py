@@ -12,7 +12,10 @@ from hardbit.train.adversary import centred
 
 from .training_example import EVERY_STEP, OPTIONS, StopAt, problem, run
 
-pytestmark = pytest.mark.gpu
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="this PyTorch sees no CUDA device"),
+]
 PLAN = dataclasses.replace(EVERY_STEP, device="cuda", inner_precision="auto")
 
 
