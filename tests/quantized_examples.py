@@ -24,22 +24,22 @@ def random_images(count: int, shape: tuple[int, ...], seed: int = 0) -> NDArray[
     return ((0.8 * smooth + 0.2 * fine) * 255).round().to(torch.uint8).numpy()
 
 
-def calibrated(architecture: str, bits: int | Bits, **options: Any) -> fx.GraphModule:
-    """`architecture` under the onnxruntime profile, as it stands before training: weights random, scales calibrated."""
+def calibrated(architecture: str, bits: int | Bits, *, profile: str = "onnxruntime", **options: Any) -> fx.GraphModule:
+    """`architecture` under a profile, as it stands before training: weights random, scales calibrated."""
     widths = Bits(weights=bits, activations=bits) if isinstance(bits, int) else bits
-    key = (architecture, repr(widths), repr(sorted(options.items())))
+    key = (architecture, profile, repr(widths), repr(sorted(options.items())))
     if key not in _MADE:
-        _MADE[key] = _calibrated(architecture, widths, options)
+        _MADE[key] = _calibrated(architecture, profile, widths, options)
     return copy.deepcopy(_MADE[key])
 
 
-_MADE: dict[tuple[str, str, str], fx.GraphModule] = {}
+_MADE: dict[tuple[str, str, str, str], fx.GraphModule] = {}
 
 
-def _calibrated(architecture: str, bits: Bits, options: dict[str, Any]) -> fx.GraphModule:
+def _calibrated(architecture: str, profile: str, bits: Bits, options: dict[str, Any]) -> fx.GraphModule:
     torch.manual_seed(0)
     network = nets.build(architecture, **options)
-    module = quantize(network, "onnxruntime", bits)
+    module = quantize(network, profile, bits)
     for norm in module.modules():
         if isinstance(norm, nn.BatchNorm1d | nn.BatchNorm2d):
             nn.init.uniform_(norm.weight, 0.5, 1.5)

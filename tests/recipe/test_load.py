@@ -2,13 +2,17 @@
 
 import json
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from hardbit import targets
+from hardbit.quantize.profiles import PROFILES
 from hardbit.recipe import RecipeError, combinations, load_recipe, parse_recipe
+from hardbit.recipe.schema import Quantization, Target
 from hardbit_deploy.errors import HardbitError
 
 MODEL = Path(__file__).parents[2] / "models" / "fashion-cnn-w4a4" / "recipe.toml"
@@ -208,8 +212,8 @@ MISTAKES = {
         "[gate.baseline]",
     ),
     "unknown profile": (
-        SMALL + '[quantization]\nprofile = "tensorrt"',
-        "recipe:9: quantization.profile: there is no profile 'tensorrt'; known: onnxruntime",
+        SMALL + '[quantization]\nprofile = "openvino"',
+        "recipe:9: quantization.profile: there is no profile 'openvino'; known: onnxruntime, tensorrt, tensorrt-signed",
     ),
     "fractional radius": (
         SMALL + "[threat_model]\neps_255 = 25.5",
@@ -372,12 +376,43 @@ def test_all_mistakes_of_a_file_are_reported_at_once_in_its_order():
     ]
 
 
-def test_a_profile_that_does_not_serve_the_target_is_refused(monkeypatch):
-    monkeypatch.setitem(combinations.TARGETS_OF_PROFILE, "tensorrt", ("tensorrt",))
+def test_a_profile_that_does_not_serve_the_target_is_refused():
     assert problems(SMALL + '[quantization]\nprofile = "tensorrt"') == [
         "recipe:9: quantization.profile: profile 'tensorrt' does not describe the arithmetic of target 'onnxruntime'; "
         "for this target write profile = 'onnxruntime'"
     ]
+    assert problems(SMALL + '[quantization]\nprofile = "onnxruntime"\n[target]\nname = "tensorrt_rtx"') == [
+        "recipe:9: quantization.profile: profile 'onnxruntime' does not describe the arithmetic of target "
+        "'tensorrt_rtx'; for this target write profile = 'tensorrt' or 'tensorrt-signed'"
+    ]
+
+
+@pytest.mark.parametrize("target", ["tensorrt", "tensorrt_rtx"])
+def test_a_target_brings_its_profile_and_the_widest_activations_that_it_has(target):
+    named = f'[target]\nname = "{target}"\n'
+    assert parse_recipe(SMALL + named).quantization == Quantization(profile="tensorrt", activations=7)
+    signed = parse_recipe(SMALL + named + '[quantization]\nprofile = "tensorrt-signed"')
+    assert signed.quantization == Quantization(profile="tensorrt-signed", activations=8)
+    few = parse_recipe(SMALL + named + "[quantization]\nactivations = 4").quantization
+    assert (few.profile, few.activations) == ("tensorrt", 4)
+
+
+def test_eight_unsigned_bits_are_refused_for_tensorrt():
+    text = SMALL + 'activations = 8\n[target]\nname = "tensorrt"\n[quantization]\nactivations = 8'
+    reason = (
+        "behind a ReLU TensorRT has no 8 unsigned bits: it would read them as int8 and cut them off at 127; write 7, "
+        "which is [0, 127] there and [-128, 127] elsewhere; or profile = 'tensorrt-signed'"
+    )
+    assert problems(text) == [
+        f"recipe:8: training.phases[0].activations: {reason}",
+        f"recipe:12: quantization.activations: {reason}",
+    ]
+
+
+def test_the_recipe_knows_every_profile_and_every_target():
+    assert set(combinations.TARGETS_OF_PROFILE) == set(PROFILES)
+    served = {target for targets in combinations.TARGETS_OF_PROFILE.values() for target in targets}
+    assert served == set(targets.names()) == set(get_args(Target.model_fields["name"].annotation))
 
 
 def test_images_of_ones_own_are_compared_with_the_network(tmp_path):

@@ -29,6 +29,7 @@ from hardbit.quantize.operators import (
     operator_of,
     pooling_of,
 )
+from hardbit.quantize.profiles import Profile, get_profile
 from hardbit.quantize.quantizers import activation_numerics, is_activation_quantizer, is_weight_layer
 from hardbit_deploy.errors import HardbitError
 
@@ -48,7 +49,7 @@ def export_canonical(
     Opset 18, dynamic batch, float32 input `image` in [-0.5, 0.5), float32 output `logits`; checked by onnx.checker.
     Raises HardbitError naming the layer whose integers do not fit, or that the images do not.
     """
-    exporter = _Exporter(module, tensor_shapes(module, input_shape))
+    exporter = _Exporter(module, tensor_shapes(module, input_shape), get_profile(profile))
     output, classes = exporter.run()
     writer = exporter.writer
     graph = helper.make_graph(
@@ -71,8 +72,9 @@ class _Exporter:
     both: a Gemm reads and writes rows, and what works element by element takes them as they come.
     """
 
-    def __init__(self, module: fx.GraphModule, shapes: dict[fx.Node, Shape]) -> None:
+    def __init__(self, module: fx.GraphModule, shapes: dict[fx.Node, Shape], profile: Profile) -> None:
         self.module = module
+        self.profile = profile
         self.shapes = shapes
         self.writer = NodeWriter(taken={"logits"})
         self.values: dict[fx.Node, str] = {}
@@ -192,11 +194,14 @@ class _Exporter:
         return order
 
     def _layer_reason(self, node: fx.Node, operator: str, layer: Any) -> str | None:
-        """Why a layer runs in float, if it does. A Gemm of codes may end in floats, a Conv has to end in codes."""
+        """Why a layer runs in float, if it does. A Gemm of codes may end in floats; a Conv has to end in codes, if the
+        profile does not let it end in floats."""
         if not is_weight_layer(layer):
             return "its weights are float"
         if node.all_input_nodes[0] not in self.codes:
             return "its activations are float"
+        if self.profile.layers_end_in_floats:
+            return None
         if operator == "Conv" and any(self._is_binary(user) for user in node.users):
             return EXACT_SUM
         if operator == "Conv" and not self._ends_in_codes(node):
@@ -204,11 +209,17 @@ class _Exporter:
         return None
 
     def _stream_reason(self, node: fx.Node, reason: str) -> str | None:
-        """`reason` where sums or averages are not from codes to codes."""
-        if any(self._is_binary(user) for user in node.users):
+        """`reason` where sums or averages are not from codes to codes; or, where the profile says so, from what a layer
+        of codes gives."""
+        if any(self._is_binary(user) for user in node.users) and not self.profile.layers_end_in_floats:
             return EXACT_SUM
-        from_codes = all(source in self.codes for source in node.all_input_nodes)
+        from_codes = all(source in self.codes or self._is_sum_of_codes(source) for source in node.all_input_nodes)
         return None if from_codes and self._ends_in_codes(node) else reason
+
+    def _is_sum_of_codes(self, node: fx.Node) -> bool:
+        child = self.module.get_submodule(str(node.target)) if node.op == "call_module" else None
+        reads_codes = is_weight_layer(child) and node.all_input_nodes[0] in self.codes
+        return reads_codes and self.profile.layers_end_in_floats
 
     def _ends_in_codes(self, node: fx.Node) -> bool:
         return [operator_of(self.module, user) for user in node.users] == ["Quantize"]

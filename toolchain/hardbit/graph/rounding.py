@@ -11,7 +11,7 @@ import math
 import numpy as np
 import onnx
 
-from hardbit.graph.onnx_graph import OnnxGraph, attribute
+from hardbit.graph.onnx_graph import OnnxGraph, attribute, float_reason
 from hardbit.graph.quantized_layers import VALUE_MOVING, QuantizedLayer, quantized_layers
 
 __all__ = ["rounding_places"]
@@ -41,13 +41,13 @@ def rounding_places(model: onnx.ModelProto) -> list[dict[str, str]]:
 
 
 def _is_quantized(graph: OnnxGraph, node: onnx.NodeProto) -> bool:
-    """Whether a quantizer reads what `node` gives, rectified or moved."""
+    """Whether a quantizer reads what `node` gives, rectified, moved or added to codes."""
     pending = graph.consumers(node.output[0])
     while pending:
         reader = pending.pop()
         if reader.op_type == "QuantizeLinear":
             return True
-        if reader.op_type in ("Relu", *VALUE_MOVING):
+        if reader.op_type in ("Relu", *VALUE_MOVING) or (reader.op_type == "Add" and float_reason(reader) is None):
             pending += graph.consumers(reader.output[0])
     return False
 

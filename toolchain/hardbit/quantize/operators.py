@@ -16,6 +16,7 @@ __all__ = [
     "FLOAT_OPERATORS",
     "MOVING_OPERATORS",
     "argument",
+    "depths",
     "folds_into_its_layer",
     "named_axes",
     "node_place",
@@ -150,6 +151,15 @@ def folds_into_its_layer(node: fx.Node, operators: Mapping[fx.Node, str]) -> boo
     """Whether a BatchNorm alone reads the layer before it: then it is part of that layer's weights and bias."""
     source = node.all_input_nodes[0]
     return operators.get(source) in ("Conv", "Gemm") and len(source.users) == 1
+
+
+def depths(nodes: Sequence[fx.Node], operators: Mapping[fx.Node, str]) -> dict[fx.Node, int]:
+    """How many layers with weights lie behind each of `nodes`, in graph order, on the longest way from the input."""
+    found: dict[fx.Node, int] = {}
+    for node in nodes:
+        behind = max((found[source] for source in node.all_input_nodes), default=0)
+        found[node] = behind + (operators[node] in ("Conv", "Gemm"))
+    return found
 
 
 def pooling_of(node: fx.Node, child: nn.Module | None, operator: str) -> Any:

@@ -11,7 +11,7 @@ from torch import fx, nn
 from hardbit.quantize.bits import FLOAT, Bits
 from hardbit.quantize.float_streams import float_sums
 from hardbit.quantize.legality import check_traced
-from hardbit.quantize.operators import FLOAT_OPERATORS, MOVING_OPERATORS, folds_into_its_layer, node_place
+from hardbit.quantize.operators import FLOAT_OPERATORS, MOVING_OPERATORS, depths, folds_into_its_layer, node_place
 from hardbit.quantize.profiles import Profile, get_profile
 from hardbit.quantize.quantizers import quant_conv, quant_identity, quant_image, quant_linear, quant_relu
 from hardbit_deploy.errors import HardbitError
@@ -32,6 +32,9 @@ def quantize(module: nn.Module, profile: str | Profile, bits: Bits) -> fx.GraphM
     the like compute stays in float, with the sums that it goes into (`float_streams`). Streams have 8 bits at every
     width: what a convolution gives to floats, because a convolution of integers has to end in codes; and the residual
     sum that such a BatchNorm reads, because no layer of few bits does.
+
+    Where the profile lets layers end in floats, a layer that one Add alone reads is not quantized for it: of two such
+    operands that with more layers behind it, the other is the skip branch.
 
     Scales still have to be calibrated. Raises HardbitError naming the place where the module cannot be traced or holds
     an operation that the profile does not know, and a place in `bits` that is not there.
@@ -83,12 +86,14 @@ class _Placement:
         self.non_negative: set[fx.Node] = set()
         self.operators: dict[fx.Node, str] = {}
         self.float_sums: set[fx.Node] = set()
+        self.depths: dict[fx.Node, int] = {}
         self.places: list[str] = []
 
     def run(self) -> fx.GraphModule:
         nodes = list(self.graph.nodes)
         self.operators = check_traced(self.module, self.profile)
         self.float_sums = float_sums(self.operators)
+        self.depths = depths(nodes, self.operators)
         heavy = [n for n in nodes if self.operators[n] in ("Conv", "Gemm")]
         self.first, self.last = heavy[0], heavy[-1]
         for node in nodes:
@@ -126,7 +131,9 @@ class _Placement:
             self.non_negative.add(node)
 
     def _ends_in_float(self, layer: fx.Node) -> bool:
-        """A Gemm's sums can be given out in float."""
+        """A Gemm's sums can be given out in float, a convolution's if the profile says so."""
+        if self.profile.layers_end_in_floats:
+            return True
         if self.operators[layer] == "BatchNormalization":
             return folds_into_its_layer(layer, self.operators) and self._ends_in_float(layer.all_input_nodes[0])
         return self.operators[layer] == "Gemm"
@@ -135,13 +142,18 @@ class _Placement:
         return self.operators.get(user) in FLOAT_OPERATORS or user in self.float_sums
 
     def _visit_add(self, node: fx.Node) -> None:
-        for operand in node.all_input_nodes:
-            self._ensure_quantized(node, operand)
+        operands = node.all_input_nodes
+        layers = [n for n in operands if self.operators.get(n) in _LAYERS and len(n.users) == 1]
+        raw = max(layers, key=self.depths.__getitem__, default=None) if self.profile.layers_end_in_floats else None
+        for operand in operands:
+            if operand is not raw:
+                self._ensure_quantized(node, operand)
         if all(self._is_non_negative(a) for a in node.all_input_nodes):
             self.non_negative.add(node)
 
     def _visit_shape(self, node: fx.Node, operator: str) -> None:
-        if operator in _AVERAGES and self.operators.get(self._origin(node.all_input_nodes[0])[0]) in _LAYERS:
+        origin, _ = self._origin(node.all_input_nodes[0])
+        if operator in _AVERAGES and self.operators.get(origin) in _LAYERS and not self.profile.layers_end_in_floats:
             self._ensure_quantized(node, node.all_input_nodes[0])  # a layer read by an average would run in float
         source = node.all_input_nodes[0]
         if self._is_non_negative(source):
@@ -171,7 +183,7 @@ class _Placement:
             width = self._activation_width(origin, only_for_last=only_for_last, is_stream=is_stream)
             if width == FLOAT:
                 return
-            signed = not (self.profile.unsigned_after_relu and self._is_non_negative(origin))
+            width, signed = self._form(origin, width, asked=not (only_for_last or is_stream))
             self._insert_after(origin, f"{_attribute(origin)}_quant", quant_identity(width, signed=signed))
         self.quantized.update(moved)
 
@@ -214,7 +226,9 @@ class _Placement:
             source = node.all_input_nodes[0]
             origin, moved = self._origin(source)
         early = bool(moved) and self.operators.get(origin) in _LAYERS
-        _set_submodule(self.module, name, quant_relu(width, ceiling, calibration=self.bits.calibration))
+        width, signed = self._form(node, width, rectified=True)
+        quantizer = quant_relu(width, ceiling, signed=signed, calibration=self.bits.calibration)
+        _set_submodule(self.module, name, quantizer)
         with self.graph.inserting_after(origin if early else node):
             inserted = self.graph.call_module(name, (origin if early else source,))
         if early:
@@ -236,6 +250,10 @@ class _Placement:
             return self._width(origin, FLOAT)
         usual = _STREAM_BITS if is_stream else self.bits.activations
         return self._width(origin, self.bits.last_layer if only_for_last else usual)
+
+    def _form(self, node: fx.Node, width: int, *, rectified: bool = False, asked: bool = True) -> tuple[int, bool]:
+        never_negative = rectified or self._is_non_negative(node)
+        return self.profile.form_of(width, never_negative=never_negative, where=node_place(node), asked=asked)
 
     def _width(self, node: fx.Node, otherwise: int) -> int:
         self.places.append(node_place(node))

@@ -167,11 +167,15 @@ def quant_linear(source: nn.Linear, bits: int) -> qnn.QuantLinear:
     return _with_parameters(layer, source)
 
 
-def quant_relu(bits: int, ceiling: float | None = None, *, calibration: str = "range") -> qnn.QuantReLU:
-    """ReLU and an unsigned quantizer; with a `ceiling` of 6, ReLU6. `calibration` finds the scale."""
-    codes = Codes(0, 2**bits - 1, ceiling=math.inf if ceiling is None else ceiling)
+def quant_relu(
+    bits: int, ceiling: float | None = None, *, signed: bool = False, calibration: str = "range"
+) -> qnn.QuantReLU:
+    """ReLU and a quantizer, unsigned or, with half of its codes unused, signed; with a `ceiling` of 6, ReLU6.
+    `calibration` finds the scale."""
+    codes = Codes(0, 2 ** (bits - signed) - 1, ceiling=math.inf if ceiling is None else ceiling)
     scale = ActivationScale(codes, calibration)
-    options: dict[str, Any] = {"act_quant": UnsignedActivationQuant, "bit_width": bits, "scaling_impl": scale}
+    quant = SignedActivationQuant if signed else UnsignedActivationQuant
+    options: dict[str, Any] = {"act_quant": quant, "bit_width": bits, "scaling_impl": scale}
     if ceiling is not None:
         options["tensor_clamp_impl"] = ClampUnderCeiling(scale, ceiling)
     return qnn.QuantReLU(**options)

@@ -20,7 +20,11 @@ from hardbit_deploy.suite import SURROGATES
 
 __all__ = ["TARGETS_OF_PROFILE", "Finding", "impossible_combinations"]
 
-TARGETS_OF_PROFILE = {"onnxruntime": ("onnxruntime",)}
+TARGETS_OF_PROFILE = {
+    "onnxruntime": ("onnxruntime",),
+    "tensorrt": ("tensorrt", "tensorrt_rtx"),
+    "tensorrt-signed": ("tensorrt", "tensorrt_rtx"),
+}
 """Numerics profiles, and the targets whose arithmetic each describes."""
 _DIVISOR_OF_IMAGES = {"vgg-small": 8}
 
@@ -147,6 +151,23 @@ def _profile(s: SimpleNamespace, folder: Path) -> Iterator[Finding]:
             f"profile '{profile}' does not describe the arithmetic of target '{s.target.name}'",
             f"for this target write profile = {' or '.join(map(repr, serving))}",
         )
+
+
+def _unsigned_bytes(s: SimpleNamespace, folder: Path) -> Iterator[Finding]:
+    """What TensorRT has no codes for; places of `layers` are looked at where the network is built."""
+    if s.quantization is None or s.quantization.profile != "tensorrt":
+        return
+    asked: list[tuple[KeyPath, object]] = [(("quantization", "activations"), s.quantization.activations)]
+    if s.training is not None:
+        phases = enumerate(s.training.phases)
+        asked += [(("training", "phases", number, "activations"), phase.activations) for number, phase in phases]
+    for path, bits in asked:
+        if bits == 8:
+            yield Finding(
+                path,
+                "behind a ReLU TensorRT has no 8 unsigned bits: it would read them as int8 and cut them off at 127",
+                "write 7, which is [0, 127] there and [-128, 127] elsewhere; or profile = 'tensorrt-signed'",
+            )
 
 
 def _threat_model(s: SimpleNamespace, folder: Path) -> Iterator[Finding]:
@@ -282,6 +303,7 @@ _RULES: tuple[Callable[[SimpleNamespace, Path], Iterator[Finding]], ...] = (
     _network_sizes,
     _data,
     _profile,
+    _unsigned_bytes,
     _gate_attack,
     _phase_radii,
     *TRAINING_RULES,

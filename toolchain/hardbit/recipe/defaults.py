@@ -11,7 +11,7 @@ from typing import Any
 from hardbit_deploy.network_bits import NetworkBits
 from hardbit_deploy.suite import SUITES, named_suite
 
-__all__ = ["INPUT_SHAPES", "NETWORK_OPTIONS", "RADII_255", "resolve_defaults"]
+__all__ = ["INPUT_SHAPES", "NETWORK_OPTIONS", "PROFILES_OF_TARGET", "RADII_255", "resolve_defaults"]
 
 NETWORK_OPTIONS: dict[str, dict[str, Any]] = {
     "lenet": {"channels": [16, 32], "hidden": 100},
@@ -24,6 +24,9 @@ NETWORK_OPTIONS: dict[str, dict[str, Any]] = {
     "vit": {"width": 96, "depth": 3, "heads": 6, "patch": 4},
 }
 INPUT_SHAPES = {name: [1, 28, 28] if name == "lenet" else [3, 32, 32] for name in NETWORK_OPTIONS}
+
+PROFILES_OF_TARGET = {"tensorrt": "tensorrt", "tensorrt_rtx": "tensorrt"}
+"""What a recipe quantizes by that names its target and no profile; others are the schema's default."""
 
 RADII_255: dict[str, dict[str, float]] = {
     # Those that the field accepts, such as 0.1 and 1.5 for Fashion-MNIST, in grey levels; L-inf on the grid of bytes.
@@ -43,6 +46,7 @@ def resolve_defaults(document: dict[str, Any]) -> dict[str, Any]:
     """A copy of `document` in which every default that depends on other values is written out."""
     resolved = copy.deepcopy(document)
     _network(_section(resolved, "network"))
+    _quantization(_section(resolved, "quantization"), _section(resolved, "target").get("name"))
     _threat_model(_section(resolved, "threat_model"), _section(resolved, "data").get("set"))
     _suite(_section(resolved, "suite"), _section(resolved, "quantization"))
     phases = _section(resolved, "training").get("phases")
@@ -66,6 +70,14 @@ def _network(network: dict[str, Any]) -> None:
     network.setdefault("input_shape", list(INPUT_SHAPES[architecture]))
     for option, value in NETWORK_OPTIONS[architecture].items():
         network.setdefault(option, copy.copy(value))
+
+
+def _quantization(quantization: dict[str, Any], target: object) -> None:
+    """The numerics of the target, and the widest activations that they have."""
+    if isinstance(target, str) and target in PROFILES_OF_TARGET:
+        quantization.setdefault("profile", PROFILES_OF_TARGET[target])
+    if quantization.get("profile") == "tensorrt":
+        quantization.setdefault("activations", 7)
 
 
 def _threat_model(threat_model: dict[str, Any], data_set: object) -> None:

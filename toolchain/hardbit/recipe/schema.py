@@ -218,7 +218,7 @@ class Suite(_Section):
 class Target(_Section):
     """[target]: which engine the network is lowered to."""
 
-    name: Literal["onnxruntime"] = "onnxruntime"
+    name: Literal["onnxruntime", "tensorrt", "tensorrt_rtx"] = "onnxruntime"
 
 
 class RateRule(_Section):
