@@ -2,7 +2,8 @@
 
 `INTEGER` builds with int8 factors, as wanted. `FLOAT` builds without a word, and at least one layer multiplies in float
 or in another type than int8. `OTHER_NUMBERS` builds in int8 with other codes than the graph has, and a warning.
-`REFUSED` is refused by the parser, which names the node; `BUILDER_FAILS` gives no plan.
+`UNSEEN` does so without a word: only who lowers a graph can see it. `REFUSED` is refused by the parser, which names the
+node; `BUILDER_FAILS` gives no plan.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ FLOAT32, INT8, UINT8 = TensorProto.FLOAT, TensorProto.INT8, TensorProto.UINT8
 class QdqBuilder:
     """Writes a graph node by node; every value is named after the node that gives it."""
 
-    def __init__(self, *shape: int | str, kind: int = FLOAT32, opset: int = 17, seed: int = 0) -> None:
+    def __init__(self, *shape: int | str, kind: int = FLOAT32, opset: int = 18, seed: int = 0) -> None:
         self.random = np.random.default_rng(seed)
         self.opset = opset
         self.nodes: list[onnx.NodeProto] = []
@@ -78,6 +79,19 @@ class QdqBuilder:
 def heavy_nodes(model: onnx.ModelProto) -> list[onnx.NodeProto]:
     """The nodes that multiply matrices or convolve."""
     return [node for node in model.graph.node if node.op_type in HEAVY]
+
+
+def as_network(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy whose input and output have the names of a network's."""
+    names = {"x": "image", model.graph.output[0].name: "logits"}
+    renamed = onnx.ModelProto()
+    renamed.CopyFrom(model)
+    for value in (*renamed.graph.input, *renamed.graph.output):
+        value.name = names.get(value.name, value.name)
+    for node in renamed.graph.node:
+        for tensors in (node.input, node.output):
+            tensors[:] = [names.get(name, name) for name in tensors]
+    return renamed
 
 
 def _images(channels: int = 16, **options: int) -> QdqBuilder:
@@ -267,6 +281,30 @@ def unsigned_eight_bits() -> onnx.ModelProto:
     return b.model(b.conv(b.qdq(b.node("Relu", "x"), kind=np.uint8), 16, 32, "conv1"))
 
 
+def no_zero_point() -> onnx.ModelProto:
+    """By the standard of ONNX these codes are uint8."""
+    b = _images()
+    scale = b.constant(0.0625)
+    x = b.node("DequantizeLinear", b.node("QuantizeLinear", "x", scale), scale)
+    return b.model(b.conv(x, 16, 32, "conv1"))
+
+
+def infinite_scale() -> onnx.ModelProto:
+    b = _images()
+    return b.model(b.conv(b.qdq("x", np.inf), 16, 32, "conv1"))
+
+
+def subnormal_scale() -> onnx.ModelProto:
+    b = _images()
+    scales = np.where(np.arange(32) == 3, 1e-41, 2.0**-7)
+    return b.model(b.conv(b.qdq("x"), 16, 32, "conv1", b.weights(32, 16, 3, 3, scales=scales)))
+
+
+def zero_scale() -> onnx.ModelProto:
+    b = _images()
+    return b.model(b.conv(b.qdq("x", 0.0), 16, 32, "conv1"))
+
+
 def zero_point_128() -> onnx.ModelProto:
     b = _images()
     return b.model(b.conv(b.qdq("x", zero=128, kind=np.uint8), 16, 32, "conv1"))
@@ -357,8 +395,15 @@ FLOAT: dict[Pattern, tuple[str, ...]] = {
     eight_bit_floats: ("fc",),
 }
 OTHER_NUMBERS: tuple[Pattern, ...] = (unsigned_eight_bits,)
+# pattern -> what `check_canonical` says
+UNSEEN: dict[Pattern, str] = {
+    no_zero_point: "the zero point is not a constant of its own",
+    infinite_scale: "the scale inf is not a positive, finite, normal number",
+    subnormal_scale: "the scale 9.99967e-42 is not a positive, finite, normal number",
+}
 # pattern -> what the error names
 REFUSED: dict[Pattern, str] = {
+    zero_scale: "QuantizeLinear_0",
     zero_point_128: "QuantizeLinear_0",
     zero_point_minus_128: "QuantizeLinear_0",
     byte_input: "DequantizeLinear_0",

@@ -176,8 +176,29 @@ class OnnxParser:
         self.network, self.logger = network, logger
 
     def parse(self, graph):
+        if graph == b"raises":
+            self.logger.log(named("ERROR"), "CUDA initialization failure with error: 35")
+            raise TypeError("factory function returned nullptr")
         self.network.graph = graph
         return graph != b"refused"
+
+
+class LayerInformationFormat:
+    JSON = "JSON"
+
+
+class Runtime:
+    def __init__(self, logger):
+        pass
+
+    def deserialize_cuda_engine(self, plan):
+        return self if plan == b"plan of inspected" else None
+
+    def create_engine_inspector(self):
+        return self
+
+    def get_engine_information(self, format):
+        return '{"Layers": [{"Name": "seen by the inspector"}]}' if format == "JSON" else ""
 
 
 class Builder:
@@ -200,7 +221,7 @@ class Builder:
             return None
         if network.graph == b"clamps":
             self.logger.log(named("WARNING"), "weights outside the range of INT32 were clamped")
-        if network.graph != b"silent":
+        if network.graph not in (b"silent", b"inspected"):
             self.logger.log(named("VERBOSE"), "Layers:\\nName: fc, LayerType: gemm, Inputs: []")
         return b"plan of " + network.graph
 '''
@@ -222,10 +243,15 @@ def test_timings_go_in_and_come_out(fake: str) -> None:
     assert [layer.name for layer in built.layers] == ["fc"]
 
 
+def test_where_the_log_lists_no_layers_the_inspector_is_asked(fake: str) -> None:
+    assert [layer.name for layer in build_plan(b"inspected", module=fake).layers] == ["seen by the inspector"]
+
+
 @pytest.mark.parametrize(
     ("graph", "timings", "words"),
     [
         (b"exits", b"", "its process died (exit status 3); the last it said: INFO: about to build"),
+        (b"raises", b"", "fake_tensorrt builder: gives up: CUDA initialization failure with error: 35"),
         (b"nothing", b"", "fake_tensorrt builder: gives no plan: no kernel for conv7"),
         (b"clamps", b"", "values do not fit their type and are clamped"),
         (b"silent", b"", "lists no layers"),

@@ -8,6 +8,7 @@ import onnx
 import pytest
 
 import tensorrt_patterns as patterns
+from hardbit.graph.canonical_form import check_canonical
 from hardbit_deploy.engines.base import PrecisionReport
 from hardbit_deploy.engines.tensorrt_build import build_plan
 from hardbit_deploy.engines.tensorrt_layers import LayerRow
@@ -45,6 +46,15 @@ def test_every_pattern_that_loses_int8_without_a_word_is_caught(pattern: pattern
     assert len(report.problems) == len(patterns.FLOAT[pattern])
     for name, problem in zip(patterns.FLOAT[pattern], report.problems, strict=True):
         assert problem.startswith(f"{name} is declared integer and runs as ")
+
+
+@pytest.mark.tensorrt
+@pytest.mark.parametrize("pattern", patterns.UNSEEN, ids=lambda pattern: pattern.__name__)
+def test_what_neither_builder_nor_proof_can_see_is_no_canonical_graph(pattern: patterns.Pattern) -> None:
+    check_canonical(patterns.as_network(patterns.int8_convolutions()))
+    with pytest.raises(HardbitError, match=patterns.UNSEEN[pattern]):
+        check_canonical(patterns.as_network(pattern()))
+    assert judged(pattern()).status == "integer"
 
 
 @pytest.mark.tensorrt

@@ -28,7 +28,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from hardbit_deploy.engines.tensorrt_layers import LayerRow, layers_from_build_log
+from hardbit_deploy.engines.tensorrt_layers import LayerRow, layers_from_build_log, layers_from_inspector
 from hardbit_deploy.errors import HardbitError
 
 __all__ = ["BuildSettings", "BuiltPlan", "build_plan", "changed_numbers", "runtime_versions"]
@@ -114,11 +114,13 @@ def build_plan(
         plan, log = (folder / "plan").read_bytes(), _log(folder)
         kept_timings = (folder / "timing.cache").read_bytes()
         versions = json.loads((folder / "versions.json").read_text(encoding="utf-8"))
+        inspected = folder / "layers.json"
+        information = inspected.read_text(encoding="utf-8") if inspected.exists() else None
     if changes := changed_numbers(log):
         raise HardbitError("; ".join(changes), f"{module} builder", "lower the network for this target anew")
     return BuiltPlan(
         plan,
-        layers_from_build_log(log),
+        layers_from_build_log(log) if information is None else layers_from_inspector(information),
         log,
         {"graph": hashlib.sha256(graph).hexdigest(), "plan": hashlib.sha256(plan).hexdigest()},
         versions,

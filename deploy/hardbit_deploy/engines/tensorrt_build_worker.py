@@ -1,7 +1,8 @@
 """The process that a plan is built in: `python -m hardbit_deploy.engines.tensorrt_build_worker MODULE FOLDER`.
 
 Reads `graph.onnx`, `settings.json` and `timing.cache` from the folder; writes `log.jsonl` as it goes, then `plan`,
-`timing.cache` and `versions.json`, or `refusal.json` with the reason. Started by `tensorrt_build`, never by hand.
+`timing.cache`, `versions.json` and, where the log lists no layers, `layers.json`; or `refusal.json` with the reason.
+Started by `tensorrt_build`, never by hand.
 
 Everything is asked for by name: numbers of flags differ between releases. Of names that not every release has, each
 use is guarded, and nothing is used that TensorRT 11 removed.
@@ -12,11 +13,11 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Mapping
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, TextIO
 
 from hardbit_deploy.engines.tensorrt_build import runtime_versions
+from hardbit_deploy.engines.tensorrt_layers import lists_layers
 from hardbit_deploy.errors import HardbitError
 
 __all__ = ["main"]
@@ -26,23 +27,34 @@ def main(argv: list[str] | None = None) -> int:
     """Build as told by the command line; 0 where a plan was written, 1 where a reason was."""
     module, name = sys.argv[1:] if argv is None else argv
     folder = Path(name)
-    with ExitStack() as stack:
-        log = stack.enter_context((folder / "log.jsonl").open("w", encoding="utf-8"))
+    errors: list[str] = []
+    with (folder / "log.jsonl").open("w", encoding="utf-8") as log:
         try:
             versions = runtime_versions(module)
             settings = json.loads((folder / "settings.json").read_text(encoding="utf-8"))
-            _build(sys.modules[module], folder, settings, log)
+            _build(sys.modules[module], folder, settings, log, errors)
         except HardbitError as error:
-            reason = {"message": error.message, "where": error.where, "remedy": error.remedy}
-            (folder / "refusal.json").write_text(json.dumps(reason), encoding="utf-8")
-            return 1
+            return _refuse(folder, error)
+        except Exception as error:  # what the bindings make of a runtime that does not start, as without a driver
+            said = _last(errors) or repr(error)
+            return _refuse(folder, HardbitError(f"gives up: {said}", f"{module} builder", "see hardbit-deploy doctor"))
     (folder / "versions.json").write_text(json.dumps(versions), encoding="utf-8")
     return 0
 
 
-def _build(trt: Any, folder: Path, settings: Mapping[str, Any], log: TextIO) -> None:
-    errors: list[str] = []
-    logger = _logger(trt, log, errors)
+def _refuse(folder: Path, error: HardbitError) -> int:
+    reason = {"message": error.message, "where": error.where, "remedy": error.remedy}
+    (folder / "refusal.json").write_text(json.dumps(reason), encoding="utf-8")
+    return 1
+
+
+def _last(errors: list[str]) -> str:
+    return " | ".join(message.splitlines()[0] for message in errors[-3:] if message)
+
+
+def _build(trt: Any, folder: Path, settings: Mapping[str, Any], log: TextIO, errors: list[str]) -> None:
+    listings: list[str] = []
+    logger = _logger(trt, log, errors, listings)
     builder = trt.Builder(logger)
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     parser = trt.OnnxParser(network, logger)
@@ -62,16 +74,27 @@ def _build(trt: Any, folder: Path, settings: Mapping[str, Any], log: TextIO) -> 
     timings = _timing_cache(trt, config, (folder / "timing.cache").read_bytes())
     plan = builder.build_serialized_network(network, config)
     if plan is None:
-        said = " | ".join(message.splitlines()[0] for message in errors[-3:] if message)
         raise HardbitError(
-            f"gives no plan: {said or 'it does not say why'}", f"{trt.__name__} builder", "see the log for the layer"
+            f"gives no plan: {_last(errors) or 'it does not say why'}",
+            f"{trt.__name__} builder",
+            "see the log for the layer",
         )
     (folder / "plan").write_bytes(bytes(plan))
     (folder / "timing.cache").write_bytes(b"" if timings is None else bytes(timings.serialize()))
+    if not listings:
+        _inspect(trt, logger, bytes(plan), folder / "layers.json")
 
 
-def _logger(trt: Any, log: TextIO, errors: list[str]) -> Any:
-    """Writes every message to `log` at once, so that it is there when the process dies, and keeps those of errors."""
+def _inspect(trt: Any, logger: Any, plan: bytes, destination: Path) -> None:
+    """What the inspector tells of a plan's layers; nothing is written where this machine cannot load the plan."""
+    engine = trt.Runtime(logger).deserialize_cuda_engine(plan)
+    if engine is not None:
+        information = engine.create_engine_inspector().get_engine_information(trt.LayerInformationFormat.JSON)
+        destination.write_text(information, encoding="utf-8")
+
+
+def _logger(trt: Any, log: TextIO, errors: list[str], listings: list[str]) -> Any:
+    """Writes every message to `log` at once, so that it is there when the process dies; keeps errors and listings."""
 
     class _Log(trt.ILogger):  # type: ignore[misc]
         def __init__(self) -> None:
@@ -82,6 +105,8 @@ def _logger(trt: Any, log: TextIO, errors: list[str]) -> Any:
             log.flush()
             if severity.name in ("ERROR", "INTERNAL_ERROR"):
                 errors.append(message)
+            elif lists_layers(message):
+                listings.append(message)
 
     return _Log()
 

@@ -1,7 +1,8 @@
 """The layers of a TensorRT engine, read from what the builder logs and from what the inspector tells.
 
 Both need an engine that was built with detailed profiling verbosity. The builder then logs one verbose message that
-starts with `Layers:`, a line for each layer, also on a machine without a GPU; the inspector gives the same as JSON.
+starts with `Layers:`, a line for each layer, also on a machine without a GPU (so TensorRT for RTX 1.7; that older
+releases do is not known); the inspector gives the same as JSON.
 Releases differ in words: a tensor's type stands under `Datatype` or, in a sentence, under `Format/Datatype`; a
 convolution's weights are a constant among `Constants`, or stand under `Weights`.
 
@@ -18,7 +19,7 @@ from typing import Any
 
 from hardbit_deploy.errors import HardbitError
 
-__all__ = ["LayerRow", "layers_from_build_log", "layers_from_inspector"]
+__all__ = ["LayerRow", "layers_from_build_log", "layers_from_inspector", "lists_layers"]
 
 _ORIGIN = "[ONNX Layer: "
 _TYPES = re.compile(r"(?<![a-z])(u?int\d+|fp32|float|fp16|half|bf16|bfloat16|fp8|fp4|bool)(?![a-z0-9])", re.IGNORECASE)
@@ -70,12 +71,17 @@ class _Tensor:
     dimensions: tuple[int, ...]
 
 
+def lists_layers(message: str) -> bool:
+    """Whether a builder's message, of whatever severity before a colon, is its list of layers."""
+    return re.search(r"^(?:\w+: )?Layers:\s*$", message, re.MULTILINE) is not None
+
+
 def layers_from_build_log(log: Iterable[str]) -> tuple[LayerRow, ...]:
-    """The layers that a builder's log lists; each message is a text, of whatever severity before a colon.
+    """The layers that a builder's log lists.
 
     Raises HardbitError where none lists them, as after a build without detailed profiling verbosity.
     """
-    listed = [message for message in log if re.search(r"^(?:\w+: )?Layers:\s*$", message, re.MULTILINE)]
+    listed = [message for message in log if lists_layers(message)]
     if not listed:
         raise HardbitError("the builder's log lists no layers: nothing can be proved of this engine", remedy=_REMEDY)
     rows = []
