@@ -118,7 +118,7 @@ class TestRegistry:
             open_target(bundle)
 
     def test_targets_are_listed(self):
-        assert engines.targets() == ("onnxruntime",)
+        assert engines.targets() == ("onnxruntime", "tensorrt", "tensorrt_rtx")
 
 
 class TestOnnxRuntime:

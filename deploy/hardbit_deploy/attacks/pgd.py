@@ -14,6 +14,9 @@ pulled back through the graph.
 Where the attack graph has been seen to compute the engine's very bits (`same_bits`), its logits stand for the engine's
 within a climb, and one run does for two. The engine still decides: it confirms every fall, and judges the last iterate.
 Whoever sets `same_bits` compares the two again on what was found.
+
+An engine that can take all steps of a climb on its own device (`Engine.climber`) does so, and hands back the best
+iterate of every image with its logits; `same_bits` then saves nothing.
 """
 
 from __future__ import annotations
@@ -29,7 +32,7 @@ from hardbit_deploy.attacks.objectives import OBJECTIVES, Objective
 from hardbit_deploy.attacks.outcome import AttackOutcome, keeps_label
 from hardbit_deploy.attacks.random_start import random_start
 from hardbit_deploy.attacks.threat_model import ThreatModel
-from hardbit_deploy.engines.base import Engine, Gradient
+from hardbit_deploy.engines.base import Climber, Engine, Gradient
 from hardbit_deploy.suite import LOSSES, SMOOTH, STRAIGHT_THROUGH
 
 __all__ = ["pgd", "start_stream", "step_size_255"]
@@ -82,15 +85,19 @@ def pgd(
     count = len(images)
     places = np.arange(count, dtype=np.int64) if indices is None else indices
     best = BestIterates(images, engine.classes)
+    climber = None if objective else engine.climber(gradient)
+    flight = (climber or engine).images_in_flight or max(count, 1)
     for restart in range(first_restart, first_restart + restarts):
         standing = np.flatnonzero(best.outcome.survived)
-        flight = engine.images_in_flight or max(count, 1)
         for first in range(0, len(standing), flight):
             rows = standing[first : first + flight]
             start = images[rows]
             if not from_image:
                 stream = start_stream(restart, objective.name if objective else loss, surrogate)
                 start = random_start(start, threat_model, seed=seed, stream=stream, indices=places[rows])
+            if climber is not None:
+                _climb_on_device(climber, images[rows], labels[rows], start, rows, threat_model, steps, loss, best)
+                continue
             step = _step(engine, gradient, loss, objective, same_bits)
             _climb(engine, step, images[rows], labels[rows], start, rows, threat_model, steps, best)
     return best.outcome
@@ -138,6 +145,31 @@ def _single_run(engine: Engine, gradient: Gradient, loss: str) -> _Step:
         return logits, lambda standing: directions if standing.all() else directions[standing]
 
     return step
+
+
+def _climb_on_device(
+    climber: Climber,
+    images: NDArray[np.uint8],
+    labels: NDArray[np.int64],
+    start: NDArray[np.uint8],
+    rows: NDArray[np.int64],
+    threat_model: ThreatModel,
+    steps: int,
+    loss: str,
+    best: BestIterates,
+) -> None:
+    """One restart: the best iterate of every image stands for all of them."""
+    found, logits = climber.climb(
+        images,
+        start,
+        labels,
+        norm=threat_model.norm,
+        eps_255=threat_model.eps_255,
+        steps=steps,
+        size_255=step_size_255(threat_model, steps),
+        loss=loss,
+    )
+    best.judge(rows, found, logits, labels)
 
 
 def _climb(

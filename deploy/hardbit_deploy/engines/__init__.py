@@ -28,7 +28,11 @@ __all__ = [
 
 # target -> (module, how to install what it needs). A back end offers open_engine, open_gradient, open_smooth_gradient,
 # open_taps, executed_precision.
-_BACK_ENDS = {"onnxruntime": ("hardbit_deploy.engines.onnxruntime", "pip install onnxruntime")}
+_BACK_ENDS = {
+    "onnxruntime": ("hardbit_deploy.engines.onnxruntime", "pip install onnxruntime"),
+    "tensorrt": ("hardbit_deploy.engines.tensorrt", "use a JetPack with TensorRT, or pip install tensorrt pycuda"),
+    "tensorrt_rtx": ("hardbit_deploy.engines.tensorrt", "pip install tensorrt-rtx pycuda"),
+}
 
 
 def targets() -> tuple[str, ...]:

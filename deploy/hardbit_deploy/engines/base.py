@@ -8,12 +8,12 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Engine", "Gradient", "PrecisionReport", "PrecisionRow", "Target"]
+__all__ = ["Climber", "Engine", "Gradient", "PrecisionReport", "PrecisionRow", "Target"]
 
 Self = TypeVar("Self", bound="_Activated")
 
@@ -71,6 +71,8 @@ class Engine(_Activated):
 
     # How many images an iterative attack best moves at a time; None for all that it is given.
     images_in_flight: int | None = None
+    # Milliseconds that the device computed for the last `infer`, without copies; None where it has no clock of its own.
+    device_ms: float | None = None
 
     @property
     @abstractmethod
@@ -87,8 +89,41 @@ class Engine(_Activated):
             return np.zeros((0, self.classes), np.float32)
         return self._checked_result("logits", self.infer_impl(checked), (len(checked), self.classes))
 
+    def climber(self, gradient: Gradient) -> Climber | None:
+        """Whole climbs along `gradient` where this engine runs; None where it cannot do that, and steps are taken one
+        by one. It is closed with the engine."""
+        return None
+
     @abstractmethod
     def infer_impl(self, images: NDArray[np.uint8]) -> NDArray[np.float32]: ...
+
+
+class Climber(Protocol):
+    """All steps of projected gradient descent on the device: neither images nor gradients pass through the host."""
+
+    # How many images it takes at a time.
+    images_in_flight: int
+
+    def climb(
+        self,
+        images: NDArray[np.uint8],
+        start: NDArray[np.uint8],
+        labels: NDArray[np.int64],
+        *,
+        norm: Literal["linf", "l2"],
+        eps_255: float,
+        steps: int,
+        size_255: float,
+        loss: str,
+    ) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+        """The first iterate of each image that the engine gives another label, else the one of the lowest margin:
+        bytes like `images`, uint8 (n, channels, height, width), and the engine's logits on them, float32 (n, classes).
+
+        `start` like `images` lies in the ball and counts as an iterate, `labels` int64 (n,) name the classes, `loss` is
+        `cross_entropy` or `margin`. The engine judges every iterate; the directions are taken at its logits. Iterates
+        move as in `attacks.iterates`. Raises as `Engine.infer` does.
+        """
+        ...
 
 
 class Gradient(_Activated):
