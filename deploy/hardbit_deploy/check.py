@@ -101,7 +101,8 @@ def check(
     report("prove executed precision", 0, 1)
     document["precision"] = executed_precision(bundle).to_document()
     document["environment"] = environment = describe_environment()
-    versions = {name: environment[name] or "missing" for name in ("python", "numpy", "onnxruntime")}
+    named = dict.fromkeys(("python", "numpy", "onnxruntime", bundle.manifest.target))
+    versions = {name: environment.get(name) or "missing" for name in named}
     document["versions"] = {"hardbit_deploy": hardbit_deploy.__version__, **versions}
 
     evaluation, timing = None, None
@@ -282,7 +283,7 @@ def _write(
         document,
         records=evaluation.records if evaluation else None,
         examples=evaluation.examples if evaluation else None,
-        latency={"query_ms": timings.query_ms} if timings else None,
+        latency=timings.arrays if timings else None,
     )
     forget_chunks(work_folder(out_dir))
     return written

@@ -84,6 +84,9 @@ class EnvironmentRule:
 
     machine: str | None = None
     onnxruntime: str | None = None
+    tensorrt: str | None = None
+    tensorrt_rtx: str | None = None
+    power_mode: str | None = None
     min_grade: str | None = None
 
 
@@ -226,7 +229,12 @@ _SECTIONS: dict[str, tuple[Any, dict[str, Reader]]] = {
     "latency": (LatencyRule, dict.fromkeys(("max_p50_ms", "max_p90_ms", "max_p99_ms"), values.milliseconds)),
     "environment": (
         EnvironmentRule,
-        {"machine": values.text, "onnxruntime": values.specifier, "min_grade": values.grade},
+        {
+            "machine": values.text,
+            **dict.fromkeys(("onnxruntime", "tensorrt", "tensorrt_rtx"), values.specifier),
+            "power_mode": values.text,
+            "min_grade": values.grade,
+        },
     ),
     "settings": (Settings, {"confidence": values.confidence, "power": values.confidence}),
 }

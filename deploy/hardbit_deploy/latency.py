@@ -1,9 +1,10 @@
-"""Protocol `latency-v1` on a CPU: `query_ms`, from input bytes on the host to logits on the host.
+"""Protocol `latency-v1`: `query_ms`, from input bytes on the host to logits on the host.
 
 One outstanding query (MLPerf single stream), batch 1, at least 662 queries (the least for a 99th percentile by MLPerf's
 early-stopping rule) in each of five fresh processes, several bundles interleaved ABBA so that a drift of the machine
 hits them alike. Each process warms up until its timings have settled. Intervals come from drawing whole processes
-again. A shorter measurement is named `latency-v1-short` and is never taken for the full one.
+again. A shorter measurement is named `latency-v1-short` and is never taken for the full one. Where the engine's device
+has a clock of its own, the same queries are told in `device_ms` besides: what it computed, without copies.
 
 Boundary: proves nothing about precision and judges no limit: the caller proves executed precision first, and
 verdict.py judges.
@@ -68,40 +69,42 @@ SHORT = LatencySettings(processes=2, queries=200, warmup_min_s=0.2, warmup_max_s
 
 @dataclass(frozen=True)
 class LatencyReport:
-    """Raw samples `query_ms` (processes, queries) in milliseconds, and what the machine was like meanwhile."""
+    """Raw samples `query_ms` (processes, queries) in milliseconds, and what the machine was like meanwhile.
+
+    `device_ms` are the same queries by the device's own clock; None where it has none.
+    """
 
     query_ms: NDArray[np.float32]
     settings: LatencySettings
     grade: Grade
     warmup_s: tuple[float, ...]
     foreign_load: float | None  # the highest among the processes
+    device_ms: NDArray[np.float32] | None = None
+
+    @property
+    def arrays(self) -> dict[str, NDArray[np.float32]]:
+        """The raw samples by their names."""
+        return {"query_ms": self.query_ms} | ({} if self.device_ms is None else {"device_ms": self.device_ms})
 
     def to_document(self) -> dict[str, Any]:
         """As it stands in result.json."""
-        rows = list(self.query_ms)
         summary: dict[str, Any] = {
             "protocol": self.settings.protocol,
             "metric": "query_ms",
             "grade": self.grade.letter,
             "grade_reasons": list(self.grade.reasons),
-            "processes": len(rows),
+            "processes": len(self.query_ms),
             "queries": int(self.query_ms.size),
-        }
-        for name, percentile in _PERCENTILES.items():
-            summary[f"{name}_ms"] = float(_percentile(self.query_ms, percentile))
-            summary[f"{name}_interval_ms"] = list(
-                bootstrap_over_processes(rows, lambda pooled, q=percentile: _percentile(pooled, q))  # type: ignore[misc]
-            )
-        samples = self.query_ms.astype(np.float64)
-        return summary | {
-            "min_ms": float(samples.min()),
-            "cv": float(samples.std() / samples.mean()),
+            **_quantiles(self.query_ms),
             "settings": {
                 **asdict(self.settings),
                 "warmup_s": [round(seconds, 3) for seconds in self.warmup_s],
                 "foreign_load": self.foreign_load,
             },
         }
+        if self.device_ms is not None:
+            summary["device"] = {"metric": "device_ms", **_quantiles(self.device_ms)}
+        return summary
 
 
 Progress = Callable[[int, int], None]
@@ -127,11 +130,12 @@ def measure_interleaved(
 
     `environment` is preflight's description of this machine, taken here where it is missing.
     """
-    before = grade(environment if environment is not None else describe_machine())
+    machine = environment if environment is not None else describe_machine()
     samples: list[list[NDArray[np.float32]]] = [[] for _ in bundles]
     warmups: list[list[float]] = [[] for _ in bundles]
+    device: list[list[NDArray[np.float32]]] = [[] for _ in bundles]
     loads: list[list[float]] = [[] for _ in bundles]
-    grades = [before] * len(bundles)
+    grades = [grade(machine)] * len(bundles)
     order = list(_interleaved(len(bundles), settings.processes))
     for done, index in enumerate(order):
         if progress:
@@ -140,9 +144,12 @@ def measure_interleaved(
         run = _run_worker(bundles[index], settings)
         load = meter.foreign_share()
         samples[index].append(run["query_ms"])
+        if "device_ms" in run:
+            device[index].append(run["device_ms"])
         warmups[index].append(float(run["warmup_s"]))
         if load is not None:
             loads[index].append(load)
+        before = grade(machine, on_gpu=str(run.get("target", "")).startswith("tensorrt"))
         grades[index] = worse_grade(grades[index], _grade_of_run(bool(run["settled"]), load, before))
     if progress:
         progress(len(order), len(order))
@@ -153,6 +160,7 @@ def measure_interleaved(
             grade=grades[i],
             warmup_s=tuple(warmups[i]),
             foreign_load=max(loads[i], default=None),
+            device_ms=np.stack(device[i]) if device[i] else None,
         )
         for i in range(len(bundles))
     ]
@@ -245,6 +253,18 @@ def worker_environment(threads: int) -> dict[str, str]:
     entries = os.environ.get("PYTHONPATH", "").split(os.pathsep)
     resolved = os.pathsep.join(str(Path(entry).resolve()) for entry in entries if entry)
     return {**os.environ, "PYTHONPATH": resolved, "OMP_NUM_THREADS": str(threads)}
+
+
+def _quantiles(samples: NDArray[np.float32]) -> dict[str, Any]:
+    """Percentiles of samples (processes, queries), each with an interval over the processes; minimum and variation."""
+    rows, found = list(samples), {}
+    for name, percentile in _PERCENTILES.items():
+        found[f"{name}_ms"] = float(_percentile(samples, percentile))
+        found[f"{name}_interval_ms"] = list(  # type: ignore[assignment]
+            bootstrap_over_processes(rows, lambda pooled, q=percentile: _percentile(pooled, q))  # type: ignore[misc]
+        )
+    exact = samples.astype(np.float64)
+    return {**found, "min_ms": float(exact.min()), "cv": float(exact.std() / exact.mean())}
 
 
 def _percentile(samples: NDArray[Any], percentile: float) -> float:

@@ -1,7 +1,8 @@
 """One fresh process of a latency measurement: `python -m hardbit_deploy.latency_worker BUNDLE OUTPUT ...`.
 
 Opens the bundle's engine, warms it up, times single queries from bytes on the host to logits on the host, and writes
-an npz: `query_ms` float32 (queries,), `warmup_s`, `warmup_queries`, `settled`. Started by latency.py, never by hand.
+an npz: `query_ms` float32 (queries,), `warmup_s`, `warmup_queries`, `settled`, `target`, and where the engine's device
+has a clock of its own `device_ms` like `query_ms`. Started by latency.py, never by hand.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -58,9 +60,15 @@ def warm_up(
 
 
 def time_queries(
-    query: Callable[[int], None], queries: int, clock_ns: Callable[[], int] = time.perf_counter_ns
+    query: Callable[[int], None],
+    queries: int,
+    clock_ns: Callable[[], int] = time.perf_counter_ns,
+    after: Callable[[int], None] | None = None,
 ) -> NDArray[np.float32]:
-    """Milliseconds of each of `queries` queries, one outstanding at a time; the collector of garbage stands still."""
+    """Milliseconds of each of `queries` queries, one outstanding at a time; the collector of garbage stands still.
+
+    `after` is called after each of them, outside of its time.
+    """
     times_ns = np.empty(queries, np.int64)
     gc.collect()
     gc.disable()
@@ -69,6 +77,8 @@ def time_queries(
             before = clock_ns()
             query(number)
             times_ns[number] = clock_ns() - before
+            if after is not None:
+                after(number)
     finally:
         gc.enable()
     return (times_ns / 1e6).astype(np.float32)
@@ -93,14 +103,23 @@ def main(argv: list[str] | None = None) -> int:
             engine.infer(images[number % len(images)])
 
         warmth = warm_up(query, options.warmup_min_s, options.warmup_max_s)
-        query_ms = time_queries(query, options.queries)
-    np.savez(
-        options.output,
-        query_ms=query_ms,
-        warmup_s=warmth.seconds,
-        warmup_queries=warmth.queries,
-        settled=warmth.settled,
-    )
+        device_ms: list[float] = []
+
+        def note(number: int) -> None:
+            if engine.device_ms is not None:
+                device_ms.append(engine.device_ms)
+
+        query_ms = time_queries(query, options.queries, after=note)
+    measured: dict[str, Any] = {
+        "query_ms": query_ms,
+        "warmup_s": warmth.seconds,
+        "warmup_queries": warmth.queries,
+        "settled": warmth.settled,
+        "target": bundle.manifest.target,
+    }
+    if device_ms:
+        measured["device_ms"] = np.asarray(device_ms, np.float32)
+    np.savez(options.output, **measured)
     return 0
 
 

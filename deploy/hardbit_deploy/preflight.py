@@ -11,13 +11,14 @@ import os
 import platform
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from hardbit_deploy.gpu_support import visible_gpus
 from hardbit_deploy.jetson import describe_jetson
 
 __all__ = [
@@ -64,6 +65,7 @@ def describe_machine(root: Path = Path("/"), load_interval_s: float = LOAD_INTER
         "load_average": _load_average(root),
         "foreign_load": foreign_load(root, load_interval_s),
         "board": _board_model(root),
+        "gpus": [asdict(gpu) for gpu in visible_gpus(root)],
         **_jetson(root),
         "os": f"{platform.system()} {platform.release()}",
         "python": platform.python_version(),
@@ -74,8 +76,11 @@ def describe_machine(root: Path = Path("/"), load_interval_s: float = LOAD_INTER
     }
 
 
-def grade(environment: Mapping[str, Any]) -> Grade:
-    """Grade a machine from its description; pure, so a recorded description gets the grade that it had."""
+def grade(environment: Mapping[str, Any], on_gpu: bool = False) -> Grade:
+    """Grade a machine from its description; pure, so a recorded description gets the grade that it had.
+
+    `on_gpu` says that what is timed runs on a GPU: then a GPU whose clock nobody can tell counts too.
+    """
     load = environment.get("foreign_load")
     if load is not None and load > FOREIGN_LOAD_LIMIT:
         limit = f"limit {100 * FOREIGN_LOAD_LIMIT:.0f} %"
@@ -90,6 +95,8 @@ def grade(environment: Mapping[str, Any]) -> Grade:
         low, high = environment["frequency_min_mhz"], environment["frequency_max_mhz"]
         governor = environment.get("governor") or "unknown"
         reasons.append(f"the clocks may move between {low:.0f} and {high:.0f} MHz (governor {governor})")
+    if on_gpu and environment.get("gpu_clocks_locked") is None:
+        reasons.append("whether the GPU's clock is locked cannot be read")
     if environment.get("gpu_clocks_locked") is False:
         low, high = environment["gpu_frequency_min_mhz"], environment["gpu_frequency_max_mhz"]
         reasons.append(f"the GPU's clock may move between {low:.0f} and {high:.0f} MHz")

@@ -117,7 +117,8 @@ _STATUS = {
 def _heading(document: Mapping[str, Any]) -> str:
     bundle, machine, threat = document["bundle"], document["environment"], document["threat_model"]
     suite = document["suite"]
-    runtime = f"onnxruntime {machine['onnxruntime']}" if machine.get("onnxruntime") else bundle["target"]
+    version = machine.get(bundle["target"])
+    runtime = f"{bundle['target']} {version}" if version else bundle["target"]
     norm = _NORMS.get(threat["norm"], threat["norm"])
     return "\n".join(
         (
@@ -171,12 +172,18 @@ def _latency(latency: Mapping[str, Any]) -> Iterator[str]:
         f"Latency, {latency['metric']} by {latency['protocol']}: {latency['queries']:,} queries in "
         f"{latency['processes']} processes, grade {latency['grade']} ({'; '.join(latency['grade_reasons'])})"
     )
+    yield text_table(_quantiles(latency), "<><")
+    if "device" in latency:
+        yield f"Of that on the device, {latency['device']['metric']}, without copies"
+        yield text_table(_quantiles(latency["device"]), "<><")
+
+
+def _quantiles(timed: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     rows = []
     for name in ("p50", "p90", "p99"):
-        low, high = latency[f"{name}_interval_ms"]
-        rows.append((name, f"{latency[f'{name}_ms']:.4g} ms", f"{low:.4g} to {high:.4g} over processes"))
-    rows.append(("min", f"{latency['min_ms']:.4g} ms", f"coefficient of variation {latency['cv']:.3f}"))
-    yield text_table(rows, "<><")
+        low, high = timed[f"{name}_interval_ms"]
+        rows.append((name, f"{timed[f'{name}_ms']:.4g} ms", f"{low:.4g} to {high:.4g} over processes"))
+    return [*rows, ("min", f"{timed['min_ms']:.4g} ms", f"coefficient of variation {timed['cv']:.3f}")]
 
 
 def _clock_lock(lock: Mapping[str, Any]) -> Iterator[str]:

@@ -46,8 +46,7 @@ def measure_timing(
     if options.latency is None:
         return Timing(None, {"latency": None})
     meter = find_power_meter() if options.energy else None
-    is_timed = isinstance(options.latency, LatencySettings)
-    with locked_clocks(options.lock_clocks and (is_timed or meter is not None), options.power_mode) as lock:
+    with locked_clocks(options.lock_clocks, options.power_mode) as lock:
         if isinstance(options.latency, LatencySettings):
             report = measure(bundle, options.latency, progress=lambda *done: progress("latency", *done))
         else:

@@ -34,6 +34,7 @@ FULL_PROTOCOL = "latency-v1"
 NO_RULES = "the gate has no rules: the engine is what it says it is, and no alarm was raised"
 NO_RULES_BUT_ALARMS = "the gate has no rules: the engine is what it says it is"
 
+_RUNTIMES = {"onnxruntime": "ONNX Runtime", "tensorrt": "TensorRT", "tensorrt_rtx": "TensorRT for RTX"}
 _OUTCOMES = {"clean": ("clean", "clean accuracy"), "robust": ("worst_case", "robust accuracy")}
 
 
@@ -85,7 +86,7 @@ def judge(
     if precision["status"] == "wrong":
         return [], _verdict("WRONG_ENGINE", precision["problems"])
     mismatches = environment_problems(gate, document["environment"])
-    mismatches += _grade_problems(gate, document)
+    mismatches += _timing_problems(gate, document)
     if not document["attacks"]:
         return [], _verdict("ENV_MISMATCH", mismatches) if mismatches else _verdict("INCONCLUSIVE", ["nothing was run"])
     rules = list(_judge_rules(document, records, gate, baseline))
@@ -109,19 +110,27 @@ def environment_problems(gate: Gate, environment: Mapping[str, Any]) -> list[str
     problems = []
     if rule and rule.machine and environment["machine"] != rule.machine:
         problems.append(f"this machine is {environment['machine']}, the gate speaks of {rule.machine}")
-    version = environment["onnxruntime"]
-    if rule and rule.onnxruntime and (version is None or not version_satisfies(version, rule.onnxruntime)):
-        problems.append(f"ONNX Runtime is {version or 'missing'}, the gate speaks of {rule.onnxruntime}")
+    for key, name in _RUNTIMES.items():
+        version, wanted = environment.get(key), getattr(rule, key, None)
+        if wanted and (version is None or not version_satisfies(version, wanted)):
+            problems.append(f"{name} is {version or 'missing'}, the gate speaks of {wanted}")
     return problems
 
 
-def _grade_problems(gate: Gate, document: Mapping[str, Any]) -> list[str]:
-    """The grade is asked of timings, so it is judged where there are some."""
+def _timing_problems(gate: Gate, document: Mapping[str, Any]) -> list[str]:
+    """Grade and power mode are asked of timings, so they are judged where there are some."""
     latency, rule = document["latency"], gate.environment
-    if latency is None or rule is None or rule.min_grade is None or latency["grade"] <= rule.min_grade:
+    if latency is None or rule is None:
         return []
-    reasons = "; ".join(latency["grade_reasons"])
-    return [f"timings are of grade {latency['grade']}, the gate asks for {rule.min_grade}: {reasons}"]
+    problems = []
+    locked, machine = document.get("clock_lock") or {}, document["environment"]
+    mode = locked.get("power_mode") or machine.get("power_mode")
+    if rule.power_mode is not None and mode != rule.power_mode:
+        problems.append(f"timings are of power mode {mode or 'unknown'}, the gate asks for {rule.power_mode}")
+    if rule.min_grade is not None and latency["grade"] > rule.min_grade:
+        reasons = "; ".join(latency["grade_reasons"])
+        problems.append(f"timings are of grade {latency['grade']}, the gate asks for {rule.min_grade}: {reasons}")
+    return problems
 
 
 def _judge_rules(

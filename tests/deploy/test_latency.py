@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import json
+import re
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import numpy as np
 import pytest
 
+import result_examples
 from hardbit_deploy import latency
 from hardbit_deploy.errors import HardbitError
 from hardbit_deploy.latency import LatencyReport, LatencySettings, compare_latency
 from hardbit_deploy.latency_worker import time_queries, warm_up
 from hardbit_deploy.preflight import Grade
+from hardbit_deploy.results import document_text, load_schema
+from hardbit_deploy.summary import result_summary
 
 
 class ScriptedEngine:
@@ -177,3 +183,52 @@ def test_timings_that_never_settle_are_worth_no_more_than_grade_c(monkeypatch: p
 def test_a_worker_that_fails_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(HardbitError, match=r"a timing process failed: .*no such folder"):
         latency.measure(tmp_path / "none", latency.SHORT, MACHINE)
+
+
+# --- a device with a clock of its own ---------------------------------------------------------------------------------
+
+
+def test_what_follows_a_query_is_not_part_of_its_time() -> None:
+    engine = ScriptedEngine(lambda i: 2.0)
+    noted: list[int] = []
+
+    def note(number: int) -> None:
+        noted.append(number)
+        engine.now_ns += 1_000_000_000
+
+    assert time_queries(engine.query, 3, engine.clock_ns, note).tolist() == [2, 2, 2]
+    assert noted == [0, 1, 2]
+
+
+def test_the_clock_of_the_device_is_told_beside_the_query(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A GPU whose clock nobody can tell is of grade B, though processor and load deserve an A."""
+
+    def run(bundle: Path, settings: LatencySettings) -> dict[str, Any]:
+        query_ms = np.linspace(1, 2, settings.queries, dtype=np.float32)
+        on_gpu = {"device_ms": query_ms / 2, "target": np.array("tensorrt")} if bundle.name == "gpu" else {}
+        return {"query_ms": query_ms, "warmup_s": 2.0, "settled": True, "target": np.array("onnxruntime"), **on_gpu}
+
+    monkeypatch.setattr(latency, "_run_worker", run)
+    on_gpu, on_cpu = latency.measure_interleaved([Path("gpu"), Path("cpu")], LatencySettings(queries=11), MACHINE)
+    assert (on_cpu.grade.letter, on_gpu.grade.letter) == ("A", "B")
+    assert on_gpu.grade.reasons == ("whether the GPU's clock is locked cannot be read",)
+    assert set(on_cpu.arrays) == {"query_ms"}
+    assert on_gpu.arrays["device_ms"].shape == (5, 11)
+    document = on_gpu.to_document()
+    assert (document["p50_ms"], document["device"]["p50_ms"]) == (1.5, 0.75)
+    assert document["device"]["metric"] == "device_ms"
+    assert document["device"]["p50_interval_ms"] == [0.75, 0.75]
+    assert "device" not in on_cpu.to_document()
+
+
+def test_both_clocks_stand_in_a_result_and_its_summary() -> None:
+    document, _ = result_examples.example_run()
+    timed = report(np.full((5, 20), 2.0)).to_document()
+    document["latency"] = timed | {"device": {"metric": "device_ms", **latency._quantiles(np.full((5, 20), 0.5))}}
+    document["bundle"]["target"], document["environment"]["tensorrt"] = "tensorrt", "10.3.0"
+    jsonschema.Draft202012Validator(load_schema("result-v1")).validate(json.loads(document_text(document)))
+    text = result_summary(document)
+    assert "on tensorrt 10.3.0, AMD EPYC" in text
+    query, device = text.index("Latency, query_ms"), text.index("Of that on the device, device_ms, without copies")
+    assert re.search(r"p50 +2 ms", text[query:device])
+    assert re.search(r"p50 +0\.5 ms", text[device:])

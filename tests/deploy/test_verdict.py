@@ -91,18 +91,35 @@ def test_a_baseline_of_damaged_records_is_refused(tmp_path: Path, damage: str) -
     [
         ({"machine": "aarch64"}, "this machine is x86_64, the gate speaks of aarch64"),
         ({"onnxruntime": ">=1.23"}, "ONNX Runtime is 1.22.0, the gate speaks of >=1.23"),
+        ({"tensorrt": ">=10.3,<11"}, "TensorRT is 11.4.1, the gate speaks of >=10.3,<11"),
+        ({"tensorrt_rtx": ">=1.5"}, "TensorRT for RTX is missing, the gate speaks of >=1.5"),
+        ({"power_mode": "MAXN"}, "timings are of power mode 25W, the gate asks for MAXN"),
         ({"min_grade": "A"}, "timings are of grade B, the gate asks for A: the clocks cannot be read"),
     ],
 )
 def test_another_environment_than_the_gate_speaks_of(rule: dict[str, str], reason: str) -> None:
     document, _ = examples.example_run(robust=0)
+    document["environment"] |= {"tensorrt": "11.4.1", "tensorrt_rtx": None, "power_mode": "25W"}
     gate = parse_gate({"robust": {"reference": 0.66}, "environment": rule})
     assert verdict_of(document, gate) == ("ENV_MISMATCH", 3, reason)
 
 
+def test_the_power_mode_is_that_of_the_timings() -> None:
+    gate = parse_gate({"environment": {"power_mode": "MAXN"}})
+    document, _ = examples.example_run()
+    document["environment"]["power_mode"] = "25W"
+    assert verdict_of({**document, "clock_lock": {"power_mode": "MAXN"}}, gate)[0] == "PASS"
+    assert verdict_of({**document, "latency": None}, gate)[0] == "PASS"
+    del document["environment"]["power_mode"]
+    assert verdict_of(document, gate)[2] == "timings are of power mode unknown, the gate asks for MAXN"
+
+
 def test_a_matching_environment_is_no_obstacle() -> None:
     document, _ = examples.example_run()
-    gate = parse_gate({"environment": {"machine": "x86_64", "onnxruntime": ">=1.20", "min_grade": "B"}})
+    gate = parse_gate(
+        {"environment": {"machine": "x86_64", "onnxruntime": ">=1.20", "min_grade": "B", "power_mode": "25W"}}
+    )
+    document["environment"]["power_mode"] = "25W"
     assert verdict_of(document, gate)[:2] == ("PASS", 0)
 
 

@@ -267,6 +267,9 @@ class EnvironmentRule(_Section):
 
     machine: str | None = None
     onnxruntime: str | None = None
+    tensorrt: str | None = None
+    tensorrt_rtx: str | None = None
+    power_mode: str | None = None
     min_grade: Literal["A", "B", "C"] | None = None
 
 
