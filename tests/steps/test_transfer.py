@@ -70,6 +70,7 @@ def test_the_bundle_carries_them_and_the_smooth_graph_and_its_engine_judges(run)
         "pgd-3 margin smooth",
         "square-500",
         "transfer bars",
+        "apgd-50 cross_entropy",
         "worst_case",
     ]
     statuses = {alarm["name"]: alarm["status"] for alarm in document["alarms"]}
