@@ -10,7 +10,7 @@ import hashlib
 import itertools
 import sys
 import threading
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -18,11 +18,10 @@ import pytest
 
 from hardbit_deploy.attacks import ThreatModel, pgd
 from hardbit_deploy.engines import base, cuda_context, cuda_graphs, tensorrt
-from hardbit_deploy.engines.cuda_graphs import GraphDriver
 from hardbit_deploy.engines.tensorrt_build import BuildSettings
 from hardbit_deploy.errors import HardbitError
 from linear_examples import LinearEngine, LinearGradient, linear_logits
-from recording_gpu import GraphLibrary, Machine, Network, compiler_of, driver_of, tensorrt_of
+from recording_gpu import Machine, Network, install, tensorrt_of
 
 SHAPE, CLASSES, LARGEST = (1, 5, 5), 4, 8
 WEIGHTS = np.random.default_rng(0).normal(size=(CLASSES, 25)).astype(np.float32) * 4
@@ -79,17 +78,10 @@ class Board:
         self.faults: dict[str, str] = {}
         self.built: list[tuple[str, BuildSettings, str]] = []
         self._patch = monkeypatch
-        package = ModuleType("pycuda")
-        package.__path__ = []  # type: ignore[attr-defined]
-        modules = {"pycuda": package, "pycuda.driver": driver_of(self.machine)}
-        for name, module in {**modules, "pycuda.compiler": compiler_of(self.machine)}.items():
-            monkeypatch.setitem(sys.modules, name, module)
+        install(monkeypatch, self.machine)
         self.use_faults()
-        monkeypatch.setattr(tensorrt, "load_graph_driver", lambda: GraphDriver(GraphLibrary(self.machine)))
-        monkeypatch.setattr(tensorrt, "find_nvcc", lambda: "/usr/bin/nvcc")
         monkeypatch.setattr(tensorrt, "default_folder", lambda: tmp_path / "plans")
         monkeypatch.setattr(tensorrt, "build_plan", self._build)
-        cuda_context.open_device.cache_clear()
         for name in ("engine.onnx", "attack.onnx"):
             (tmp_path / name).write_bytes(name.encode())
         manifest = SimpleNamespace(
@@ -516,3 +508,12 @@ class TestClimbs:
             with pytest.raises(ValueError, match="takes 1 to 4"):
                 climber.climb(images, images, labels, norm="l2", eps_255=9.0, size_255=1.0, loss="margin", steps=3)
             assert pgd(engine, gradient, images, labels, self.MODELS[1], steps=2).survived.shape == (LARGEST,)
+
+
+def test_a_gpu_that_tensorrt_for_rtx_does_not_serve_is_refused_before_anything_is_built(board: Board) -> None:
+    board.bundle.manifest.target = "tensorrt_rtx"
+    for use in (board.engine, board.gradient, lambda: tensorrt.executed_precision(board.bundle)):
+        with pytest.raises(HardbitError, match=r"does not serve Recording GPU \(compute capability 8\.7\)") as caught:
+            use()
+        assert caught.value.where == "target tensorrt_rtx"
+    assert board.built == []

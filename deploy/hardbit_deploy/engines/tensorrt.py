@@ -29,6 +29,7 @@ from hardbit_deploy.engines.tensorrt_execution import PlanExecution
 from hardbit_deploy.engines.tensorrt_plan import LoadedPlan, Signature, as_codes, require_tensors
 from hardbit_deploy.engines.tensorrt_precision import judge_layers, layers_from_inspector
 from hardbit_deploy.errors import HardbitError
+from hardbit_deploy.gpu_support import Gpu, refuse_unsupported_gpu
 from hardbit_deploy.suite import LOSSES
 
 if TYPE_CHECKING:
@@ -260,6 +261,7 @@ class _Opened:
 def _stored_plan(bundle: Bundle, file: str, device: CudaDevice, settings: BuildSettings) -> StoredPlan:
     """The plan of a graph of the bundle, built on this machine where it is not yet kept."""
     target, path = bundle.manifest.target, bundle.file(file)
+    refuse_unsupported_gpu(target, Gpu(device.name, device.compute_capability))
     key = PlanKey(
         device=device.name,
         compute_capability=".".join(map(str, device.compute_capability)),
