@@ -1,8 +1,8 @@
 """Build a TensorRT plan from an ONNX graph, in a process of its own.
 
 A builder is native code that may crash (a scale that is computed at run time is enough), so it runs in a child process:
-one that dies is an error message with the last lines of its log. A fresh process also makes TensorRT for RTX build the
-same bytes every time.
+one that dies is an error message with the last lines of its log. TensorRT for RTX builds the same bytes every time in a
+fresh process at fixed addresses; TensorRT times kernels and so chooses others from one build to the next.
 
 The module is an argument: `tensorrt` from 10.3 to 11.4, or `tensorrt_rtx`. Networks are strongly typed: what runs in
 int8 is what the graph's QuantizeLinear nodes say. Where the builder warns that it takes other numbers than the graph
@@ -13,6 +13,7 @@ Boundary: builds and returns what was built; `plan_cache` keeps it, `tensorrt_pr
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib
 import json
@@ -28,11 +29,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from hardbit_deploy.engines.fixed_addresses import fixed_addresses
 from hardbit_deploy.engines.tensorrt_layers import LayerRow, layers_from_build_log, layers_from_inspector
 from hardbit_deploy.errors import HardbitError
 
 __all__ = ["BuildSettings", "BuiltPlan", "build_plan", "changed_numbers", "runtime_versions"]
 
+_TIMES_NOTHING = "tensorrt_rtx"
 _LAST_LINES = 5
 # What a builder says when it goes on with other numbers than the graph's, and what that means.
 _CHANGED_NUMBERS = (
@@ -158,7 +161,11 @@ def _run_builder(module: str, folder: Path, timeout_s: float) -> None:
     entries = os.environ.get("PYTHONPATH", "").split(os.pathsep)
     path = os.pathsep.join(str(Path(entry).resolve()) for entry in entries if entry)
     command = [sys.executable, "-m", "hardbit_deploy.engines.tensorrt_build_worker", module, str(folder)]
-    with tempfile.TemporaryDirectory(prefix="hardbit-build-") as empty, (folder / "printed").open("wb") as printed:
+    with contextlib.ExitStack() as stack:
+        empty = stack.enter_context(tempfile.TemporaryDirectory(prefix="hardbit-build-"))
+        printed = stack.enter_context((folder / "printed").open("wb"))
+        if module == _TIMES_NOTHING:
+            stack.enter_context(fixed_addresses())
         try:
             status = subprocess.run(
                 command,
