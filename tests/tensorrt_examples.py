@@ -5,8 +5,10 @@ from __future__ import annotations
 import numpy as np
 import onnx
 from numpy.typing import NDArray
+from onnx import TensorProto, helper
 
 from canonical_examples import INPUT_SCALE, CanonicalBuilder, plain_cnn
+from hardbit.graph.onnx_graph import OnnxGraph
 from lowering_examples import run_on
 
 WIDTHS = [7, 4, 3, 2]
@@ -51,3 +53,25 @@ def symmetric_residual_net(bits: int = 7, seed: int = 0) -> onnx.ModelProto:
 def run_engine(model: onnx.ModelProto, images: NDArray[np.uint8]) -> NDArray[np.float32]:
     """Logits of an engine graph by ONNX Runtime, node by node: it reads pixel - 128 as int8."""
     return run_on(model, (images.astype(np.int16) - 128).astype(np.int8))
+
+
+def halves(model: onnx.ModelProto) -> set[str]:
+    """The nodes whose results are float16."""
+    shaped = onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=True).graph
+    kinds = {value.name: value.type.tensor_type.elem_type for value in (*shaped.value_info, *shaped.output)}
+    return {node.name for node in model.graph.node if kinds[node.output[0]] == TensorProto.FLOAT16}
+
+
+def rounding_to_half(model: onnx.ModelProto) -> onnx.ModelProto:
+    """`model` such that ONNX Runtime rounds every float16 result.
+
+    It computes such nodes in float32 and takes out the two Casts that stand between one and the next; not so where an
+    Identity keeps them apart.
+    """
+    graph, names = OnnxGraph(model), halves(model)
+    for node in [node for node in graph.nodes if node.name in names]:
+        kept = graph.unused_name(f"{node.output[0]}.kept")
+        graph.replace_uses(node.output[0], kept)
+        identity = helper.make_node("Identity", [node.output[0]], [kept], name=graph.unused_node_name(kept))
+        graph.insert_after(node, identity)
+    return graph.to_model()

@@ -14,10 +14,10 @@ import numpy as np
 
 from hardbit.graph.node_writer import NodeWriter
 
-__all__ = ["EXACT_SUM", "write_binary_quantizer"]
+__all__ = ["EXACT_SUM", "SHIFT", "write_binary_quantizer"]
 
 EXACT_SUM = "its exact sum decides between -1 and +1"
-_SHIFT = "a bit with a sign: raised, cut at 0, and lowered again"
+SHIFT = "a bit with a sign: raised, cut at 0, and lowered again"
 
 
 def write_binary_quantizer(writer: NodeWriter, tensor: str, name: str, scale: float) -> str:
@@ -27,11 +27,11 @@ def write_binary_quantizer(writer: NodeWriter, tensor: str, name: str, scale: fl
     DequantizeLinear.
     """
     raised = writer.node(
-        "Add", [tensor, writer.constant(f"{name}.step", np.float32(scale))], f"{name}.raise", reason=_SHIFT
+        "Add", [tensor, writer.constant(f"{name}.step", np.float32(scale))], f"{name}.raise", reason=SHIFT
     )
     bit = _quantize(writer, raised, f"{name}.bit", np.float32(2 * scale), np.uint8(0), np.uint8(1))
     lowered = writer.node(
-        "Add", [bit, writer.constant(f"{name}.drop", np.float32(-scale))], f"{name}.lower", reason=_SHIFT
+        "Add", [bit, writer.constant(f"{name}.drop", np.float32(-scale))], f"{name}.lower", reason=SHIFT
     )
     return _quantize(writer, lowered, name, np.float32(scale), np.int8(-1), np.int8(1))
 

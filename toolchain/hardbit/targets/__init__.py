@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable
+from typing import Any
 
 import onnx
 
@@ -26,17 +27,24 @@ def names() -> list[str]:
     return sorted(_MODULES)
 
 
-def lower(canonical: onnx.ModelProto, target: str, report: Callable[[str], None] | None = None) -> onnx.ModelProto:
+def lower(
+    canonical: onnx.ModelProto, target: str, report: Callable[[str], None] | None = None, *, float16: bool = False
+) -> onnx.ModelProto:
     """The engine graph of `canonical` for `target`; `canonical` is not touched.
 
     `report` is told of every change of values, one line each; the engine's metadata `hardbit.changes` lists them too.
     Raises HardbitError when the target is unknown, when the graph is not canonical, or when the target would execute in
     float what the graph declares integer; it names the node.
+
+    `float16`: what stays float is computed in float16, which the targets of TensorRT can do.
     """
     if target not in _MODULES:
         raise HardbitError(f"there is no target '{target}'", where="target", remedy=f"known: {', '.join(names())}")
     module, options = _MODULES[target]
-    engine: onnx.ModelProto = importlib.import_module(module).lower(canonical, report, **options)
+    if float16 and not options:
+        raise HardbitError(f"target '{target}' has no float16", where="target", remedy="leave float16 out")
+    given: dict[str, Any] = options | ({"float16": True} if float16 else {})
+    engine: onnx.ModelProto = importlib.import_module(module).lower(canonical, report, **given)
     return engine
 
 

@@ -19,6 +19,7 @@ from hardbit.graph.passes import (
     CodesIn,
     FloatBiases,
     FloatClips,
+    HalfFloats,
     Pass,
     PlainScales,
     QuantizeImage,
@@ -47,13 +48,17 @@ _UNSIGNED_REMEDY = "train under profile 'tensorrt': 7 bits behind a ReLU, [0, 12
 
 
 def lower(
-    canonical: onnx.ModelProto, report: Callable[[str], None] | None = None, *, target: str = "tensorrt"
+    canonical: onnx.ModelProto,
+    report: Callable[[str], None] | None = None,
+    *,
+    target: str = "tensorrt",
+    float16: bool = False,
 ) -> onnx.ModelProto:
     """The engine graph: input `image` int8 (batch, channels, height, width) = pixel - 128, output `logits` float32
     (batch, classes).
 
-    Every layer keeps its name. Raises HardbitError that names the node when TensorRT would not execute the graph as it
-    is written.
+    Every layer keeps its name. With `float16` what the graph declares float is computed in float16. Raises HardbitError
+    that names the node when TensorRT would not execute the graph as it is written.
     """
     changes: list[str] = []
 
@@ -65,7 +70,7 @@ def lower(
     check_canonical(canonical)
     prepared = run_passes(canonical, PREPARATION)
     check_executable(OnnxGraph(prepared))
-    graph = OnnxGraph(run_passes(prepared, PASSES, note))
+    graph = OnnxGraph(run_passes(prepared, (HalfFloats(), *PASSES) if float16 else PASSES, note))
     graph.set_metadata({"hardbit.format": "engine-1", "hardbit.target": target})
     if changes:
         graph.set_metadata({"hardbit.changes": json.dumps(changes)})

@@ -8,6 +8,7 @@ from hardbit.graph.passes.codes_in import CodesIn
 from hardbit.graph.passes.dequantize_late import DequantizeLate
 from hardbit.graph.passes.float_biases import FloatBiases
 from hardbit.graph.passes.float_clips import FloatClips
+from hardbit.graph.passes.half_floats import HalfFloats
 from hardbit.graph.passes.integer_biases import IntegerBiases
 from hardbit.graph.passes.keep_float_weights import KeepFloatWeights
 from hardbit.graph.passes.plain_scales import PlainScales
@@ -25,6 +26,7 @@ __all__ = [
     "DequantizeLate",
     "FloatBiases",
     "FloatClips",
+    "HalfFloats",
     "IntegerBiases",
     "KeepFloatWeights",
     "Pass",

@@ -35,7 +35,7 @@ class FloatClips(Pass):
                 yield f"the scale of '{quantize.name}' is not one constant"
             if zero_point is None or zero_point.dtype != np.int8 or zero_point.any():
                 yield f"'{quantize.name}' does not write int8 with zero point 0"
-            if any(len(clip.input) > index and graph.operand(clip, index) is None for index in (1, 2)):
+            if any(name and not graph.is_constant(name) for name in clip.input[1:3]):
                 yield f"the bounds of '{clip.name}' are not constant"
 
     def ensures(self, graph: OnnxGraph) -> Iterable[str]:
