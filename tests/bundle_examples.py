@@ -79,10 +79,11 @@ def build_bundle(
     labels: NDArray[np.int64] | None = None,
     with_twin: bool = True,
     with_smooth: bool = False,
+    attack: onnx.ModelProto | None = None,
     transfers: dict[str, NDArray[np.uint8]] | None = None,
     **changes: Any,
 ) -> Bundle:
-    """Write a bundle whose engine, attack graph and twin are all `canonical`; `engine` replaces the lowered graph.
+    """Write a bundle whose engine, attack graph and twin are all `canonical`; `engine` and `attack` replace the graphs.
 
     `engine_section` replaces the manifest's section `engine`, other `changes` those by their names. The images are
     `smooth_images(count, input shape, seed)`. `with_smooth` adds the attack graph through the smooth surrogate,
@@ -103,7 +104,7 @@ def build_bundle(
     files: dict[str, Any] = {
         "engine.onnx": (lowered if engine is None else engine).SerializeToString(),
         "canonical.onnx": canonical.SerializeToString(),
-        "attack.onnx": build_attack_graph(canonical).SerializeToString(),
+        "attack.onnx": (build_attack_graph(canonical) if attack is None else attack).SerializeToString(),
         "images.npy": images,
         "labels.npy": clean_logits.argmax(axis=1).astype(np.int64) if labels is None else labels,
         "twin_clean_logits.npy": clean_logits,

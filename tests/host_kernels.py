@@ -11,6 +11,7 @@ import functools
 import shutil
 import subprocess
 import tempfile
+import threading
 from pathlib import Path
 
 import pytest
@@ -78,6 +79,7 @@ class HostKernels:
 
     def __init__(self, library: ctypes.CDLL) -> None:
         self._library = library
+        self._lock = threading.Lock()  # shared memory and barriers are those of one block at a time
 
     def launch(self, name: str, grid: tuple[int, int], threads: int, formats: str, *arguments: int) -> None:
         """`formats` are those of PyCUDA: P for an address, i for an int32."""
@@ -85,7 +87,8 @@ class HostKernels:
         kinds = {"P": ctypes.c_void_p, "i": ctypes.c_int}
         values = [kinds[kind](value) for kind, value in zip(formats, arguments, strict=True)]
         pointers = (ctypes.c_void_p * len(values))(*(ctypes.addressof(value) for value in values))
-        getattr(self._library, f"launch_{name}")(*grid, threads, pointers)
+        with self._lock:
+            getattr(self._library, f"launch_{name}")(*grid, threads, pointers)
 
 
 @functools.cache

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ctypes
 import math
+import sys
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -18,7 +19,10 @@ from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pytest
 
+from hardbit_deploy.engines import cuda_context, tensorrt
+from hardbit_deploy.engines.cuda_graphs import GraphDriver
 from host_kernels import host_kernels
 
 POISON = 0xA5
@@ -509,3 +513,15 @@ def tensorrt_of(machine: Machine, networks: Mapping[bytes, Network], **faults: A
     }
     trt.__dict__.update(names)
     return trt
+
+
+def install(monkeypatch: pytest.MonkeyPatch, machine: Machine) -> None:
+    """Put the machine in the place of PyCUDA, libcuda and nvcc; TensorRT is put there by whoever has its plans."""
+    package = ModuleType("pycuda")
+    package.__path__ = []
+    modules = {"pycuda": package, "pycuda.driver": driver_of(machine), "pycuda.compiler": compiler_of(machine)}
+    for name, module in modules.items():
+        monkeypatch.setitem(sys.modules, name, module)
+    monkeypatch.setattr(tensorrt, "load_graph_driver", lambda: GraphDriver(GraphLibrary(machine)))
+    monkeypatch.setattr(tensorrt, "find_nvcc", lambda: "/usr/bin/nvcc")
+    cuda_context.open_device.cache_clear()
