@@ -192,6 +192,11 @@ def test_bench_of_two_bundles_gives_a_table_a_page_and_a_picture(finished, capsy
     assert (folder / "bench.svg").read_text().startswith("<svg")
 
 
+def heed_interrupts():
+    """As a terminal starts it: a shell's background job ignores Ctrl-C, and so does whatever it starts."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def training(folder, epochs):
     """`hardbit train` in a process of its own, once it has written its first checkpoint."""
     write_bars(folder, RECIPE.replace('epochs = 1\nadversary = "fgsm"', f'epochs = {epochs}\nadversary = "fgsm"'))
@@ -201,6 +206,7 @@ def training(folder, epochs):
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        preexec_fn=heed_interrupts,
     )
     deadline = time.monotonic() + 60
     while not list(folder.glob("runs/bars/.work/train/*/checkpoint.safetensors")):

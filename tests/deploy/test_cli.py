@@ -256,11 +256,18 @@ def test_check_imports_nothing_heavier_than_numpy_and_onnxruntime(bundle: Bundle
     assert {name for name in imported - theirs if name[0] != "_"} == {"hardbit_deploy", "numpy", "onnxruntime"}
 
 
+def heed_interrupts() -> None:
+    """As a terminal starts it: a shell's background job ignores Ctrl-C, and so does whatever it starts."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def test_ctrl_c_says_how_to_go_on_and_the_same_command_does(tmp_path: Path) -> None:
     slow = {**SURE, "square_queries": 1500, "chunk": 16}
     sliced = bundle_examples.build_bundle(tmp_path / "long", count=512, suite=slow)
     arguments = [sys.executable, "-m", "hardbit_deploy", "check", str(sliced.path), "--no-latency", "--out", "out"]
-    running = subprocess.Popen(arguments, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    running = subprocess.Popen(
+        arguments, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, preexec_fn=heed_interrupts
+    )
     deadline = time.monotonic() + 60
     while not list(Path("out").glob("unfinished/*/images-*")) and time.monotonic() < deadline:
         time.sleep(0.01)
