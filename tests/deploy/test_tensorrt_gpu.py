@@ -1,4 +1,4 @@
-"""TensorRT on the GPU of this machine: what a recording one cannot show. Skipped, with the reason, where there is none."""
+"""TensorRT on the GPU of this machine: what a recording one cannot show. Skipped, with the reason, without a GPU."""
 
 from __future__ import annotations
 

@@ -30,6 +30,7 @@ from hardbit_deploy.engines.tensorrt_plan import LoadedPlan, Signature, as_codes
 from hardbit_deploy.engines.tensorrt_precision import judge_layers, layers_from_inspector
 from hardbit_deploy.errors import HardbitError
 from hardbit_deploy.gpu_support import Gpu, refuse_unsupported_gpu
+from hardbit_deploy.jetson import describe_jetson
 from hardbit_deploy.suite import LOSSES
 
 if TYPE_CHECKING:
@@ -259,9 +260,11 @@ class _Opened:
 
 
 def _stored_plan(bundle: Bundle, file: str, device: CudaDevice, settings: BuildSettings) -> StoredPlan:
-    """The plan of a graph of the bundle, built on this machine where it is not yet kept."""
+    """The plan of a graph of the bundle, built on this machine where it is not yet kept; raises HardbitError for a GPU
+    that the target's runtime does not serve."""
     target, path = bundle.manifest.target, bundle.file(file)
-    refuse_unsupported_gpu(target, Gpu(device.name, device.compute_capability))
+    on_jetson = describe_jetson() is not None
+    refuse_unsupported_gpu(target, Gpu(device.name, device.compute_capability, on_jetson=on_jetson))
     key = PlanKey(
         device=device.name,
         compute_capability=".".join(map(str, device.compute_capability)),
