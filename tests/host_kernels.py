@@ -54,7 +54,8 @@ static void launch(void (*kernel)(A...), int columns, int rows, int threads, voi
         std::barrier<> barrier(threads);
         block_barrier = &barrier;
         std::vector<std::thread> block;
-        for (int thread = 0; thread < threads; ++thread) block.emplace_back([=, &barrier] {
+        for (int turn = 0; turn < threads; ++turn) block.emplace_back([=, &barrier] {
+            const int thread = x % 2 ? threads - 1 - turn : turn;  // whoever comes first, nothing may depend on it
             threadIdx = {thread, 0}; blockIdx = {x, y}; blockDim = {threads, 1};
             kernel(*(A *)given[I]...);
             barrier.arrive_and_drop();

@@ -323,12 +323,6 @@ class TestRefusals:
             board.engine()
         assert board.built == [], "nothing is built for a device that is not there"
 
-    def test_a_gpu_that_tensorrt_for_rtx_does_not_serve(self, board):
-        board.bundle.manifest.target = "tensorrt_rtx"
-        with pytest.raises(HardbitError, match=r"does not serve Recording GPU .*8\.7.*only compute capability 7\.5"):
-            board.engine()
-        assert board.built == []
-
     def test_a_missing_pycuda(self, board, monkeypatch):
         monkeypatch.setitem(sys.modules, "pycuda.driver", None)
         with pytest.raises(HardbitError, match=r"PyCUDA cannot be used here.*pip install pycuda"):
