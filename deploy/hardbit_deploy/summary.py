@@ -7,6 +7,7 @@ from typing import Any
 
 from hardbit_deploy.energy import energy_in_words
 from hardbit_deploy.known_alarms import alarm_in_words
+from hardbit_deploy.network_bits import gain_of_few_bits
 from hardbit_deploy.text_table import text_table
 
 __all__ = ["percent", "precision_table", "result_summary", "taps_table"]
@@ -120,11 +121,13 @@ def _heading(document: Mapping[str, Any]) -> str:
     version = machine.get(bundle["target"])
     runtime = f"{bundle['target']} {version}" if version else bundle["target"]
     norm = _NORMS.get(threat["norm"], threat["norm"])
+    gain = gain_of_few_bits(bundle["target"], bundle["network"].get("bits"))
     return "\n".join(
         (
             f"{bundle['name']} for {bundle['target']}, on {runtime}, {machine['cpu']} ({machine['machine']})",
             f"{norm} eps {threat['eps_255']:g} grey levels, suite {suite['name']}, {suite['images']:,} images; "
             "the attacker knows the bundle, the engine decides from bytes",
+            *([gain] if gain else []),
         )
     )
 

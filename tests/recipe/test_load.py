@@ -110,7 +110,7 @@ MISTAKES = {
         "recipe:8: training.phases[0].learing_rate: unknown key; did you mean 'learning_rate'?",
     ),
     "unknown section": (SMALL + "[quantisation]", "recipe:8: quantisation: unknown key; did you mean 'quantization'?"),
-    "nothing similar": (SMALL + "[target]\nxyz = 1", "recipe:9: target.xyz: unknown key; known keys: name"),
+    "nothing similar": (SMALL + "[target]\nxyz = 1", "recipe:9: target.xyz: unknown key; known keys: name, float16"),
     "wrong type": (
         SMALL.replace("epochs = 1", 'epochs = "1"'),
         "recipe:7: training.phases[0].epochs: '1' should be a valid integer",
@@ -406,6 +406,14 @@ def test_eight_unsigned_bits_are_refused_for_tensorrt():
     assert problems(text) == [
         f"recipe:8: training.phases[0].activations: {reason}",
         f"recipe:12: quantization.activations: {reason}",
+    ]
+
+
+def test_float16_is_for_engines_that_have_it():
+    assert not parse_recipe(SMALL).target.float16
+    assert parse_recipe(SMALL + '[target]\nname = "tensorrt"\nfloat16 = true').target.float16
+    assert problems(SMALL + "[target]\nfloat16 = true") == [
+        "recipe:9: target.float16: target 'onnxruntime' has no float16; leave it out"
     ]
 
 

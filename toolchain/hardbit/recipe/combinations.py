@@ -153,6 +153,11 @@ def _profile(s: SimpleNamespace, folder: Path) -> Iterator[Finding]:
         )
 
 
+def _float16(s: SimpleNamespace, folder: Path) -> Iterator[Finding]:
+    if s.target is not None and s.target.float16 and s.target.name == "onnxruntime":
+        yield Finding(("target", "float16"), "target 'onnxruntime' has no float16", "leave it out")
+
+
 def _unsigned_bytes(s: SimpleNamespace, folder: Path) -> Iterator[Finding]:
     """What TensorRT has no codes for; places of `layers` are looked at where the network is built."""
     if s.quantization is None or s.quantization.profile != "tensorrt":
@@ -303,6 +308,7 @@ _RULES: tuple[Callable[[SimpleNamespace, Path], Iterator[Finding]], ...] = (
     _network_sizes,
     _data,
     _profile,
+    _float16,
     _unsigned_bytes,
     _gate_attack,
     _phase_radii,

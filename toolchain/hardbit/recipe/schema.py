@@ -219,6 +219,8 @@ class Target(_Section):
     """[target]: which engine the network is lowered to."""
 
     name: Literal["onnxruntime", "tensorrt", "tensorrt_rtx"] = "onnxruntime"
+    float16: bool = False
+    """Whether what the network computes in float is computed in float16."""
 
 
 class RateRule(_Section):

@@ -17,6 +17,7 @@ from hardbit.report.wording import (
     percent,
 )
 from hardbit.zoo.card import Alarm, Card, Phase
+from hardbit_deploy.network_bits import gain_of_few_bits
 
 __all__ = ["model_card", "scores"]
 
@@ -94,6 +95,8 @@ def _what_it_is(card: Card) -> str:
         f"{network.architecture} ({network.parameters:,} parameters) on {card.data.set}, {network.classes} classes, "
         f"{widths}{f', {own}' if own else ''}.\n\nEngine: {engine.runtime}, a graph of {engine.bytes:,} bytes. "
     )
+    gain = gain_of_few_bits(engine.target, bits.model_dump())
+    text += f"{gain} " if gain else ""
     integer = engine.integer_layers
     text += f"Layers proved to run on integer kernels: {integer}." if integer else "No layer runs on an integer kernel."
     reasons: dict[str, list[str]] = {}

@@ -18,6 +18,7 @@ from hardbit.report.charts.latency_histogram import latency_histogram
 from hardbit.report.evidence import Examples, Missing, Records, read_examples, read_query_times, read_records
 from hardbit.report.pictures import amplification, image_uri, perturbation_uri
 from hardbit.report.rendering import render
+from hardbit_deploy.network_bits import gain_of_few_bits
 from hardbit_deploy.statistics import wilson_interval
 
 __all__ = ["Figure", "attack_rate", "figure", "result_page"]
@@ -59,6 +60,7 @@ def result_page(document: Mapping[str, Any], artifacts_dir: Path | None) -> str:
         classes=_classes(document, read_records(document, artifacts_dir)),
         examples=_examples(document, read_examples(document, artifacts_dir)),
         latency=_latency(document, artifacts_dir),
+        gain=gain_of_few_bits(document["bundle"]["target"], document["bundle"]["network"].get("bits")),
         rules=[_rule(rule, index) for index, rule in enumerate(document["gate"])],
     )
 

@@ -14,7 +14,7 @@ import numpy as np
 import onnx
 
 from hardbit.graph.canonical_form import check_canonical
-from hardbit.graph.onnx_graph import OnnxGraph, attribute, float_reason
+from hardbit.graph.onnx_graph import OnnxGraph, float_reason
 from hardbit.graph.passes import (
     CodesIn,
     FloatBiases,
@@ -28,7 +28,7 @@ from hardbit.graph.passes import (
     StripInitializerInputs,
     run_passes,
 )
-from hardbit.graph.quantized_layers import LAYER_OPERATORS, QuantizedLayer, dequantizer_of, quantized_layers
+from hardbit.graph.quantized_layers import LAYER_OPERATORS, dequantizer_of
 from hardbit.targets.tensorrt_operators import OPERATORS
 from hardbit_deploy.errors import HardbitError
 
@@ -92,7 +92,6 @@ Problem = tuple[str, str, str]
 
 def execution_problems(graph: OnnxGraph) -> Iterator[Problem]:
     """(node, message, remedy) of each thing that `check_executable` refuses."""
-    layers = {layer.node.name: layer for layer in quantized_layers(graph)}
     for node in graph.nodes:
         if node.op_type not in OPERATORS:
             yield node.name, f"TensorRT has no {node.op_type}", "write it in operators that its ONNX parser takes"
@@ -100,8 +99,6 @@ def execution_problems(graph: OnnxGraph) -> Iterator[Problem]:
             yield from _quantizer_problems(graph, node)
         elif node.op_type == "DequantizeLinear" and graph.is_constant(node.input[0]):
             yield from _weight_problems(graph, node)
-        elif node.name in layers:
-            yield from _axis_problems(graph, layers[node.name])
         elif node.op_type in LAYER_OPERATORS and float_reason(node) is None:
             yield from _half_quantized_problems(graph, node)
     yield from _interface_problems(graph)
@@ -130,23 +127,6 @@ def _weight_problems(graph: OnnxGraph, node: onnx.NodeProto) -> Iterator[Problem
     codes = graph.operand(node, 0)
     if codes is not None and codes.dtype == np.uint8:
         yield node.name, "the weights are uint8: TensorRT takes int8 with zero point 0", "quantize them symmetrically"
-
-
-def _axis_problems(graph: OnnxGraph, layer: QuantizedLayer) -> Iterator[Problem]:
-    """A product of matrices (rows, in) @ (in, out) has its channels in the last axis of what it reads."""
-    node, weight = layer.node, layer.weight
-    codes, scale = graph.operand(weight, 0), graph.operand(weight, 1)
-    if node.op_type != "MatMul" or codes is None or scale is None or scale.size == 1:
-        return
-    axis, place = int(attribute(weight, "axis", 1)) % codes.ndim, node.input[1]  # type: ignore[call-overload]
-    moved = graph.producer(place)
-    transposed = moved is not None and moved.op_type == "Transpose" and moved.input[0] == weight.output[0]
-    if axis != codes.ndim - 1 and not (transposed and codes.ndim == 2):
-        yield (
-            node.name,
-            f"MatMul would run in float: the scales of '{weight.name}' run along axis {axis}, which is summed over",
-            "write it as a Gemm with transB=1 and weights (outputs, inputs), scaled along axis 0",
-        )
 
 
 def _half_quantized_problems(graph: OnnxGraph, node: onnx.NodeProto) -> Iterator[Problem]:

@@ -50,8 +50,8 @@ class HalfFloats(Pass):
             _leave(graph, node, names)
         if not nodes:
             return []
-        listed = ", ".join(node.name for node in nodes[:3]) + (", ..." if len(nodes) > 3 else "")
-        return [f"{len(nodes)} nodes of the float remainder are computed in float16: {listed}"]
+        listed = ", ".join(node.name for node in nodes[:3]) + (f" and {len(nodes) - 3} more" if len(nodes) > 3 else "")
+        return [f"computed in float16, not in float32: {listed}"]
 
 
 def _chosen(graph: OnnxGraph) -> list[onnx.NodeProto]:
