@@ -187,6 +187,9 @@ class Context:
     def push(self) -> None:
         self._machine.pushed.depth = self._machine.depth() + 1
 
+    def detach(self) -> None:
+        self._machine.note("detach")
+
     def pop(self) -> None:
         self._machine.require_current()
         self._machine.pushed.depth -= 1

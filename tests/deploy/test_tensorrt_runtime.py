@@ -272,6 +272,7 @@ class TestOrder:
                 engine.infer(images_and_labels(1)[0])
         assert board.machine.names().count("retain_primary_context") == 1
         assert board.machine.names().count("init") == 1
+        assert "detach" not in board.machine.names(), "not before the process ends"
         assert board.machine.depth() == 0
 
     def test_it_can_be_opened_again_and_used_and_closed_from_other_threads(self, board):

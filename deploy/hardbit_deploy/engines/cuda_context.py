@@ -10,6 +10,7 @@ Boundary: allocates nothing and runs nothing.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import functools
 import importlib
@@ -75,6 +76,8 @@ def open_device(ordinal: int = 0) -> CudaDevice:
             raise HardbitError(f"there are {driver.Device.count()} GPUs", f"GPU {ordinal}", "name one of them")
         device = driver.Device(ordinal)
         context = device.retain_primary_context()
+        # Its destructor would ask the driver to detach a primary context, which is an error.
+        atexit.register(context.detach)
         return CudaDevice(driver, context, str(device.name()), tuple(device.compute_capability()), _driver_text(served))
 
 
