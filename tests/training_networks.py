@@ -23,6 +23,7 @@ class Kind:
     bits: Bits
     options: tuple[tuple[str, object], ...] = ()
     is_frozen: bool = False
+    profile: str = "onnxruntime"
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -38,6 +39,7 @@ KINDS = {
     "resnet8": Kind("resnet8", W4A4),
     "resnet8, float": Kind("resnet8", FLOAT),
     "resnet8, weights alone": Kind("resnet8", Bits(4, 32)),
+    "resnet8, tensorrt": Kind("resnet8", Bits(8, 7), (("width", 8),), profile="tensorrt"),
     "mobilenetv2": Kind("mobilenetv2", W4A4, (("width", 4),)),
     "wrn-16-4": Kind("wrn-16-4", W4A4, (("width", 2),)),
     "vgg-small": Kind("vgg-small", Bits(2, 2), (("width", 4),)),
@@ -50,7 +52,7 @@ KINDS_IN_LAYOUTS += [("lenet", torch.contiguous_format), ("resnet8", torch.conti
 def module_of(name: str, memory_format: torch.memory_format = torch.contiguous_format) -> fx.GraphModule:
     """The quantized network, calibrated, its weights laid out as the trainer does or as PyTorch does."""
     kind = KINDS[name]
-    module = calibrated(kind.architecture, kind.bits, **dict(kind.options))
+    module = calibrated(kind.architecture, kind.bits, profile=kind.profile, **dict(kind.options))
     if kind.is_frozen:
         module = freeze(module)
     for parameter in module.parameters():
