@@ -20,10 +20,10 @@ from hardbit_deploy.engines.cuda_pgd import SOURCE
 
 _CUDA_ON_A_CPU = """
 #include <algorithm>
-#include <barrier>
 #include <bit>
 #include <cmath>
 #include <cstddef>
+#include <pthread.h>
 #include <thread>
 #include <utility>
 #include <vector>
@@ -33,8 +33,8 @@ using std::max; using std::min;
 #define __shared__ static
 struct Place { int x, y; };
 static thread_local Place threadIdx, blockIdx, blockDim;
-static std::barrier<> *block_barrier;
-static void __syncthreads() { block_barrier->arrive_and_wait(); }
+static pthread_barrier_t block_barrier;  // sleeps, where std::barrier would spin
+static void __syncthreads() { pthread_barrier_wait(&block_barrier); }
 static float __int_as_float(int bits) { return std::bit_cast<float>(bits); }
 static float __fmul_rn(float a, float b) { return a * b; }
 static float __fadd_rn(float a, float b) { return a + b; }
@@ -51,16 +51,15 @@ static void launch(void (*kernel)(A...), int columns, int rows, int threads, voi
             for (threadIdx = {0, 0}; threadIdx.x < threads; ++threadIdx.x) kernel(*(A *)given[I]...);
             continue;
         }
-        std::barrier<> barrier(threads);
-        block_barrier = &barrier;
+        pthread_barrier_init(&block_barrier, nullptr, threads);
         std::vector<std::thread> block;
-        for (int turn = 0; turn < threads; ++turn) block.emplace_back([=, &barrier] {
+        for (int turn = 0; turn < threads; ++turn) block.emplace_back([=] {
             const int thread = x % 2 ? threads - 1 - turn : turn;  // whoever comes first, nothing may depend on it
             threadIdx = {thread, 0}; blockIdx = {x, y}; blockDim = {threads, 1};
             kernel(*(A *)given[I]...);
-            barrier.arrive_and_drop();
         });
         for (auto &thread : block) thread.join();
+        pthread_barrier_destroy(&block_barrier);
     }
 }
 template <class... A>

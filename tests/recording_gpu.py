@@ -26,7 +26,7 @@ from hardbit_deploy.engines.cuda_graphs import GraphDriver
 from host_kernels import host_kernels
 
 POISON = 0xA5
-HOST_THREADS = 8  # of a block, in place of those that are asked for
+HOST_THREADS = 4  # of a block, in place of those that are asked for
 _EACH_VALUE = ("begin_climb", "begin_linf", "begin_l2", "step_linf")
 
 
