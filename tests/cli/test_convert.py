@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
+import onnx
 import pytest
 
 from hardbit.cli import main
 from hardbit_deploy.bundle import load_bundle
 from importing_examples import saved
 from onnx_files import quarters, write_blobs
+from tensorrt_examples import run_engine
 
 
 @pytest.fixture
@@ -99,3 +102,16 @@ def test_mistakes_are_one_line(
     said = capsys.readouterr().err
     assert words in said
     assert said.count("\n") == 1
+
+
+@pytest.mark.parametrize("bits", ["8", "4"])
+def test_a_file_becomes_a_bundle_for_tensorrt(place: Path, bits: str) -> None:
+    given = ["net.onnx", "--target", "tensorrt", "--calibrate", "npz:blobs.npz", "--suite", "quick", "--bits", bits]
+    assert main(["convert", *given, "--out", "b"]) == 0
+    bundle = load_bundle("b")
+    assert bundle.manifest.target == "tensorrt"
+    engine, attack = (onnx.load(bundle.path / f"{name}.onnx") for name in ("engine", "attack"))
+    assert {model.graph.input[0].type.tensor_type.elem_type for model in (engine, attack)} == {onnx.TensorProto.INT8}
+    said = np.load(bundle.path / "twin_clean_logits.npy")
+    np.testing.assert_array_equal(run_engine(engine, np.array(bundle.images)), said)
+    assert len(bundle.manifest.integer_nodes) > 0

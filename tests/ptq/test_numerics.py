@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hardbit.ptq.numerics import activation_codes, bias_codes, least_scale_for_bias, weight_codes
+from hardbit.ptq.numerics import activation_codes, bias_codes, least_scale_for_bias, symmetric_codes, weight_codes
 
 NONE = np.float32(0)
 finite = st.floats(-1e4, 1e4, allow_nan=False, width=32)
@@ -75,3 +75,20 @@ def test_biases_fit_their_accumulator_whatever_the_weights() -> None:
     codes = weight_codes(weights, 8, least_scale_for_bias(bias, np.float32(1e-3)))
     counts, unit = bias_codes(bias, np.float32(1e-3), codes.scale)
     np.testing.assert_allclose(counts * unit.astype(np.float64), bias, rtol=1e-6)
+
+
+@pytest.mark.parametrize("bits", range(2, 9))
+@pytest.mark.parametrize(("low", "high"), [(0, 3), (-1, 3), (-5, 0.5), (-128 / 256, 127 / 256), (0, 0)])
+def test_symmetric_codes_fit_int8_and_hold_the_range(low, high, bits):
+    codes = symmetric_codes(low, high, bits)
+    assert int(codes.zero_point) == 0
+    assert -128 <= codes.low <= codes.high <= 127
+    assert codes.low * float(codes.scale) <= low * (1 - 1e-6)
+    assert codes.high * float(codes.scale) >= high * (1 - 1e-6)
+    assert codes.bits == (bits if low < 0 else min(bits, 7))
+    used = max(low / min(codes.low, -1), high / codes.high)
+    assert used == pytest.approx(float(codes.scale)) or (low, high) == (0, 0)
+
+
+def test_symmetric_codes_of_the_image_are_its_bytes_less_128():
+    assert float(symmetric_codes(-128 / 256, 127 / 256, 8).scale) == 1 / 256

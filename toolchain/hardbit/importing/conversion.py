@@ -18,7 +18,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from hardbit.importing.graphs import Graphs, build_graphs, float_bytes_graph
+from hardbit.importing.graphs import HERE, Graphs, build_graphs, float_bytes_graph
 from hardbit.importing.images import ConversionImages, known_shape, load_conversion_images
 from hardbit.importing.manifest_fields import manifest_fields, transfer_entry
 from hardbit.importing.network import ImportedNetwork, import_network
@@ -90,7 +90,7 @@ def convert_onnx(request: ConversionRequest, out: Path, report: Report) -> Conve
             source = f"{request.model_name[:58]}-float"
             files[f"transfer_{source}.npy"] = made
             transfer.append(transfer_entry(source, made.shape[1], suite, imported))
-        engine_right = _right(folder / "engine.onnx", imported, images.evaluation)
+        engine_right = _engine_right(folder, imported, images.evaluation, request.target)
         fields = manifest_fields(request, imported, images, graphs, suite, transfer)
         count = len(images.evaluation)
         fields["provenance"]["clean"] = {"images": count, "engine_right": engine_right, "float_right": float_right}
@@ -104,7 +104,7 @@ def _evidence(
 ) -> dict[str, bytes | Path | NDArray[Any]]:
     """Evaluation images with labels, and what the twin says to them and to adversarial versions of them."""
     judged, twin = images.evaluation, folder / "canonical.onnx"
-    made = _climb(folder / "attack.onnx", imported, judged, threat, _TWIN_ATTACK_STEPS, ("cross_entropy",))
+    made = _climb(folder / "attack_here.onnx", imported, judged, threat, _TWIN_ATTACK_STEPS, ("cross_entropy",))
     adversarial = made[:, 0]
     return {
         "images.npy": np.ascontiguousarray(judged.images),
@@ -138,6 +138,7 @@ def _files(imported: ImportedNetwork, graphs: Graphs) -> Iterator[Path]:
         "engine": graphs.engine,
         "canonical": graphs.canonical,
         "attack": graphs.attack,
+        "attack_here": graphs.attack_here,
         "attack_smooth": graphs.smooth,
         "float_attack": graphs.float_attack,
         "float": None if imported.quantized else float_bytes_graph(imported.model),
@@ -182,3 +183,11 @@ def _right(graph: Path, imported: ImportedNetwork, images: Any) -> int:
     if not np.isfinite(logits).all():
         raise HardbitError("the network computes what is no finite number", graph.stem, "repair the network")
     return int((logits.argmax(1) == images.labels).sum())
+
+
+def _engine_right(folder: Path, imported: ImportedNetwork, images: Any, target: str) -> int:
+    """How many images the engine decides rightly; of an engine that cannot run here, how many the canonical graph does,
+    whose values it has."""
+    if target == HERE:
+        return _right(folder / "engine.onnx", imported, images)
+    return int((_twin_logits(folder / "canonical.onnx", images.images).argmax(1) == images.labels).sum())

@@ -19,18 +19,22 @@ from hardbit_deploy.attacks import ThreatModel
 from hardbit_deploy.errors import HardbitError
 from hardbit_deploy.network_bits import NetworkBits
 
-__all__ = ["Graphs", "build_graphs", "float_bytes_graph", "network_bits"]
+__all__ = ["HERE", "Graphs", "build_graphs", "float_bytes_graph", "network_bits"]
+
+HERE = "onnxruntime"  # the target whose graphs this machine runs itself
 
 
 @dataclass(frozen=True)
 class Graphs:
     """`canonical` is lowered to `engine`, with the `changes` of values that this took; `attack` and, below 4 bits,
-    `smooth` are made of it. `float_attack` is made of the float network; None where there is none. `signs_standing` is
-    what `stronger_sign` found, where it was asked."""
+    `smooth` are made of it for the target, and `attack_here` for ONNX Runtime, which runs on this machine whatever the
+    target. `float_attack` is made of the float network; None where there is none. `signs_standing` is what
+    `stronger_sign` found, where it was asked."""
 
     canonical: onnx.ModelProto
     engine: onnx.ModelProto
     attack: onnx.ModelProto
+    attack_here: onnx.ModelProto
     smooth: onnx.ModelProto | None
     float_attack: onnx.ModelProto | None
     bits: NetworkBits
@@ -52,7 +56,11 @@ def build_graphs(imported: ImportedNetwork, images: ConversionImages, request: C
     else:
         _require_rules(imported.model)
         canonical = quantize_network(
-            imported.model, images.calibration, calibration=request.calibration, bits=request.bits
+            imported.model,
+            images.calibration,
+            calibration=request.calibration,
+            bits=request.bits,
+            symmetric=request.target != HERE,
         )
     _require_rules(canonical)
     changes: list[str] = []
@@ -62,13 +70,15 @@ def build_graphs(imported: ImportedNetwork, images: ConversionImages, request: C
     bits = network_bits(canonical)
     smooth = float_attack = None
     if bits.need_both_surrogates:
-        smooth = build_attack_graph(canonical, surrogate="smooth", **through)
+        smooth = build_attack_graph(canonical, surrogate="smooth", target=request.target, **through)
     if not imported.quantized:
         float_attack = build_attack_graph(imported.model, **through)
+    attack = build_attack_graph(canonical, target=request.target, **through)
     return Graphs(
         canonical,
         engine,
-        build_attack_graph(canonical, **through),
+        attack,
+        attack if request.target == HERE else build_attack_graph(canonical, **through),
         smooth,
         float_attack,
         bits,

@@ -5,7 +5,7 @@ Boundary: takes the network as the import step left it; what an image means and 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import onnx
@@ -21,6 +21,7 @@ from hardbit.ptq.numerics import (
     activation_codes,
     bias_codes,
     least_scale_for_bias,
+    symmetric_codes,
     weight_codes,
 )
 from hardbit.ptq.placement import Placement, QuantizedTensor, place
@@ -44,22 +45,24 @@ def quantize_network(
     calibration: str = "percentile",
     bits: int = 8,
     per_channel: bool = True,
+    symmetric: bool = False,
 ) -> onnx.ModelProto:
     """The canonical graph of a float classifier, quantized by what its tensors hold on `images`.
 
     `model` reads `image` float32 (batch, channels, height, width), (pixel - 128) / 256, and gives `logits` (batch,
     classes), in opset 18; `images` are uint8 (n, channels, height, width). `calibration` is one of
-    `ranges.CALIBRATIONS`. Activations are uint8 of `bits` (2 to 8) with a zero point, weights symmetric int8 of `bits`,
-    biases int32; the image, averages, and the weights of the first and the last layers have 8 bits. The image's own
-    quantizer spans all that bytes can be, whatever the calibration. What has no integer kernel stays in float and
-    declares why. Raises HardbitError, with a node's name where there is one.
+    `ranges.CALIBRATIONS`. Activations are uint8 of `bits` (2 to 8) with a zero point, or where they are to be
+    `symmetric`, as TensorRT wants them, fit int8 with zero point 0; weights are symmetric int8 of `bits`, biases int32.
+    The image, averages, and the weights of the first and the last layers have 8 bits. The image's own quantizer spans
+    all that bytes can be, whatever the calibration. What has no integer kernel stays in float and declares why. Raises
+    HardbitError, with a node's name where there is one.
     """
     if not _NARROWEST <= bits <= _WIDEST:
         raise HardbitError(f"{bits} bits", "bits", f"give a width from {_NARROWEST} to {_WIDEST}")
     graph = OnnxGraph(prepare(model))
     prepared = graph.to_model()
     placement = place(graph, tensor_shapes(prepared))
-    codes = _codes(prepared, placement, images, calibration, bits)
+    codes = _codes(prepared, placement, images, calibration, bits, symmetric_codes if symmetric else activation_codes)
     _apply_saturations(graph, placement)
     for tensor in placement.tensors:
         _write_quantizer(graph, tensor, codes[tensor.name])
@@ -73,7 +76,7 @@ def quantize_network(
     graph.set_metadata(
         {
             "hardbit.format": CANONICAL_FORMAT,
-            "hardbit.profile": "onnxruntime",
+            "hardbit.profile": "tensorrt" if symmetric else "onnxruntime",
             "hardbit.calibration": f"{calibration}, {len(images)} images",
         }
     )
@@ -84,7 +87,12 @@ def quantize_network(
 
 
 def _codes(
-    model: onnx.ModelProto, placement: Placement, images: NDArray[np.uint8], calibration: str, bits: int
+    model: onnx.ModelProto,
+    placement: Placement,
+    images: NDArray[np.uint8],
+    calibration: str,
+    bits: int,
+    codes_of: Callable[[float, float, int], ActivationCodes],
 ) -> dict[str, ActivationCodes]:
     """The codes of every quantized tensor: of pixels by the extremes of bytes, of picked values as where they were
     picked, of signs exactly, else by calibration."""
@@ -107,7 +115,7 @@ def _codes(
         else:
             low, high = ranges[tensor.name]
             low, high = max(low, tensor.limits[0]), min(high, tensor.limits[1])
-            found[tensor.name] = activation_codes(low, high, _WIDEST if tensor.wide else bits)
+            found[tensor.name] = codes_of(low, high, _WIDEST if tensor.wide else bits)
     return found
 
 

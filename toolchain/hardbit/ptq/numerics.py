@@ -16,6 +16,7 @@ __all__ = [
     "activation_codes",
     "bias_codes",
     "least_scale_for_bias",
+    "symmetric_codes",
     "weight_codes",
 ]
 
@@ -23,6 +24,7 @@ _TINY = float(np.finfo(np.float32).tiny)
 _LEAST_SCALE = _TINY * 2**24  # times an activation's scale it is still a normal number
 _LARGEST_BIAS = 2**30
 _BITS = 8
+_WIDEST_UNSIGNED = 7  # bits, of codes that have to fit int8
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,18 @@ def activation_codes(low: float, high: float, bits: int) -> ActivationCodes:
         scale = np.float32(1 / largest)  # nothing but 0 was seen
     zero_point = int(np.clip(np.rint(-low / float(scale)), 0, largest))
     return ActivationCodes(scale, np.uint8(zero_point), 0, largest, bits)
+
+
+def symmetric_codes(low: float, high: float, bits: int) -> ActivationCodes:
+    """Codes of zero point 0 that fit int8: signed for [low, high], or where nothing is negative unsigned, of 7 bits at
+    most."""
+    if low >= 0:
+        return activation_codes(low, high, min(bits, _WIDEST_UNSIGNED))
+    least, greatest = -(2 ** (bits - 1)), 2 ** (bits - 1) - 1
+    scale = np.float32(max(low / least, high / greatest))
+    if not np.isfinite(scale) or scale < _TINY:
+        scale = np.float32(1 / greatest)
+    return ActivationCodes(scale, np.int8(0), least, greatest, bits)
 
 
 def weight_codes(
