@@ -20,6 +20,7 @@ from hardbit import cli, nets, pipeline
 from hardbit.data import load_images
 from hardbit.graph.export import export_canonical
 from hardbit.graph.gradient import build_attack_graph
+from hardbit.ptq import quantize_network
 from hardbit.quantize import Bits, calibrate, freeze
 from hardbit.quantize.requantize import requantize
 from hardbit.recipe import load_recipe
@@ -41,6 +42,7 @@ MODELS = Path(__file__).parents[1] / "models"
 WITH_IMAGES = MODELS / "fashion-cnn-w4a4"  # whose folder has the images that it is judged by
 WIDTHS = {"w8a8": Bits(weights=8, activations=7), "w4a4": Bits(weights=4, activations=4)}
 """Eight bits are seven behind a ReLU: [0, 127], all that INT8 has there."""
+FLOAT = Bits(32, 32, 32, 32)
 SHIPPED = {
     ("cifar10-resnet20-w8a8", "w8a8"): 0.9,
     ("fashion-cnn-w8a8", "w8a8"): 0.98,
@@ -187,8 +189,8 @@ def test_the_smooth_surrogate_builds_too() -> None:
 
 @pytest.mark.tensorrt
 def test_two_builds_are_of_the_same_layers() -> None:
-    """Of networks with layers by the dozen the bytes may differ all the same, in a few hundred of millions: where the builder's
-    threads overtake each other it numbers its own names otherwise."""
+    """Of networks with layers by the dozen the bytes may differ all the same, in a few hundred of millions: where the
+    builder's threads overtake each other it numbers its own names otherwise."""
     canonical = canonical_of("resnet8", "w8a8")
     for graph in (lower(canonical, "tensorrt_rtx"), build_attack_graph(canonical, target="tensorrt_rtx")):
         one, other = built(graph), built(graph)
@@ -269,3 +271,18 @@ class TestPipeline:
         assert cli.main(given) == 0
         engine = (out / "engine.onnx").read_bytes()
         assert engine == (bundle.path / "engine.onnx").read_bytes()
+
+
+@pytest.mark.tensorrt
+def test_a_float_network_of_anybody_is_quantized_to_int8() -> None:
+    """With quantizers on both branches of its sums, which TensorRT keeps in INT8 too."""
+    plain = export_canonical(freeze(calibrated("resnet8", FLOAT, **OPTIONS["resnet8"])).eval(), input_shape("resnet8"))
+    for node in plain.graph.node:
+        del node.metadata_props[:]
+    images = random_images(32, input_shape("resnet8"))
+    canonical = quantize_network(plain, images, symmetric=True)
+    engine = lower(canonical, "tensorrt_rtx")
+    np.testing.assert_array_equal(run_engine(engine, images), run(canonical, images))
+    report = proof(canonical, built(engine))
+    assert (report.status, report.problems) == ("integer", ())
+    assert len(report.nodes) == sum(node.op_type in ("Conv", "Gemm") for node in plain.graph.node)
