@@ -23,7 +23,8 @@ _CUDA_ON_A_CPU = """
 #include <bit>
 #include <cmath>
 #include <cstddef>
-#include <pthread.h>
+#include <condition_variable>
+#include <mutex>
 #include <thread>
 #include <utility>
 #include <vector>
@@ -33,8 +34,19 @@ using std::max; using std::min;
 #define __shared__ static
 struct Place { int x, y; };
 static thread_local Place threadIdx, blockIdx, blockDim;
-static pthread_barrier_t block_barrier;  // sleeps, where std::barrier would spin
-static void __syncthreads() { pthread_barrier_wait(&block_barrier); }
+struct Barrier {  // sleeps, where std::barrier spins; a thread that ends is waited for no longer
+    std::mutex mutex; std::condition_variable changed; int members = 0, waiting = 0, turn = 0;
+    void open() { waiting = 0; ++turn; changed.notify_all(); }
+    void wait() {
+        std::unique_lock<std::mutex> lock(mutex);
+        if (++waiting == members) return open();
+        const int mine = turn;
+        changed.wait(lock, [&] { return turn != mine; });
+    }
+    void leave() { std::unique_lock<std::mutex> lock(mutex); if (--members == waiting && waiting) open(); }
+};
+static Barrier block_barrier;
+static void __syncthreads() { block_barrier.wait(); }
 static float __int_as_float(int bits) { return std::bit_cast<float>(bits); }
 static float __fmul_rn(float a, float b) { return a * b; }
 static float __fadd_rn(float a, float b) { return a + b; }
@@ -51,15 +63,15 @@ static void launch(void (*kernel)(A...), int columns, int rows, int threads, voi
             for (threadIdx = {0, 0}; threadIdx.x < threads; ++threadIdx.x) kernel(*(A *)given[I]...);
             continue;
         }
-        pthread_barrier_init(&block_barrier, nullptr, threads);
+        block_barrier.members = threads;
         std::vector<std::thread> block;
         for (int turn = 0; turn < threads; ++turn) block.emplace_back([=] {
             const int thread = x % 2 ? threads - 1 - turn : turn;  // whoever comes first, nothing may depend on it
             threadIdx = {thread, 0}; blockIdx = {x, y}; blockDim = {threads, 1};
             kernel(*(A *)given[I]...);
+            block_barrier.leave();
         });
         for (auto &thread : block) thread.join();
-        pthread_barrier_destroy(&block_barrier);
     }
 }
 template <class... A>
