@@ -79,15 +79,15 @@ def build_bundle(
     labels: NDArray[np.int64] | None = None,
     with_twin: bool = True,
     with_smooth: bool = False,
-    attack: onnx.ModelProto | None = None,
+    attack_graph: onnx.ModelProto | None = None,
     transfers: dict[str, NDArray[np.uint8]] | None = None,
     **changes: Any,
 ) -> Bundle:
-    """Write a bundle whose engine, attack graph and twin are all `canonical`; `engine` and `attack` replace the graphs.
+    """Write a bundle whose engine, attack graph and twin are all `canonical`.
 
-    `engine_section` replaces the manifest's section `engine`, other `changes` those by their names. The images are
-    `smooth_images(count, input shape, seed)`. `with_smooth` adds the attack graph through the smooth surrogate,
-    `transfers` images of other networks, uint8 (count, candidates, *input shape).
+    `engine` and `attack_graph` replace the graphs, `engine_section` the manifest's section `engine`, other `changes`
+    sections by their names. The images are `smooth_images(count, input shape, seed)`. `with_smooth` adds the attack
+    graph through the smooth surrogate, `transfers` images of other networks, uint8 (count, candidates, *input shape).
     """
     canonical = canonical_examples.plain_cnn() if canonical is None else canonical
     lowered = lower(canonical, "onnxruntime")
@@ -104,7 +104,7 @@ def build_bundle(
     files: dict[str, Any] = {
         "engine.onnx": (lowered if engine is None else engine).SerializeToString(),
         "canonical.onnx": canonical.SerializeToString(),
-        "attack.onnx": (build_attack_graph(canonical) if attack is None else attack).SerializeToString(),
+        "attack.onnx": (build_attack_graph(canonical) if attack_graph is None else attack_graph).SerializeToString(),
         "images.npy": images,
         "labels.npy": clean_logits.argmax(axis=1).astype(np.int64) if labels is None else labels,
         "twin_clean_logits.npy": clean_logits,

@@ -10,7 +10,7 @@ from __future__ import annotations
 import errno
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from pathlib import Path
@@ -38,6 +38,7 @@ from hardbit_deploy.storage import refused_by_system
 from hardbit_deploy.suite import Suite, named_suite
 from hardbit_deploy.taps import compare_bundle_layers
 from hardbit_deploy.timing import Timing, TimingOptions, measure_timing
+from hardbit_deploy.transfer_bundles import open_sources, with_transfers
 from hardbit_deploy.verdict import environment_problems, judge
 
 __all__ = ["CheckOptions", "Progress", "check", "describe_environment", "work_folder"]
@@ -64,6 +65,7 @@ class CheckOptions:
     seed: int | None = None
     images: int | None = None  # the first so many of the bundle's
     workers: int | None = None  # threads of the attacks; None for one a core
+    transfer: tuple[Path, ...] = ()  # bundles of other networks, whose adversarial images are made here and tried
     taps: bool = False  # compare engine and canonical graph layer by layer
     latency: LatencySettings | LatencyReport | None = field(default_factory=LatencySettings)
     energy: EnergySettings | None = field(default_factory=EnergySettings)
@@ -93,7 +95,11 @@ def check(
     bundle = load_bundle(bundle_path)
     promise, origin = _gate_of(bundle, gate)
     suite = _suite_of(bundle, options)
-    document = _head(bundle, suite, options) | {"created": created.isoformat(timespec="seconds"), "gate_source": origin}
+    sources = open_sources(bundle, options.transfer)
+    document = _head(bundle, suite, options, sources) | {
+        "created": created.isoformat(timespec="seconds"),
+        "gate_source": origin,
+    }
     _refuse_other_attacks(promise.attack, document)
     baseline = _baseline_of(promise, bundle, document)
     if out_dir is not None:
@@ -108,16 +114,17 @@ def check(
     evaluation, timing = None, None
     if document["precision"]["status"] != "wrong" and not environment_problems(promise, environment):
         work_dir = None if out_dir is None else work_folder(out_dir)
-        evaluation = evaluate(
-            bundle,
-            suite,
-            progress=report,
-            work_dir=work_dir,
-            workers=options.workers,
-            limit=options.images,
-        )
+        with with_transfers(bundle, sources, suite, options.images, report) as attacked:
+            evaluation = evaluate(
+                attacked,
+                suite,
+                progress=report,
+                work_dir=work_dir,
+                workers=options.workers,
+                limit=options.images,
+            )
         document |= evaluation.to_document()
-        document["suite"] |= {"transfer": _sources(bundle)}
+        document["suite"] |= {"transfer": _source_names(bundle, sources)}
         document["alarms"] = accept_known(document["alarms"], promise.known_alarms)
         document["resumed_images"] = evaluation.resumed_images
         document["agreement"] = [*document["agreement"], agreement_row(bundle, options.images, suite.seed, report)]
@@ -225,7 +232,7 @@ def _refuse_unusable_folder(out_dir: Path, bundle: Bundle) -> None:
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
 
-def _head(bundle: Bundle, suite: Suite, options: CheckOptions) -> dict[str, Any]:
+def _head(bundle: Bundle, suite: Suite, options: CheckOptions, sources: Sequence[Bundle]) -> dict[str, Any]:
     """A result document with everything that is known before anything runs."""
     manifest = bundle.manifest
     if options.images is not None and options.images < 1:
@@ -252,7 +259,7 @@ def _head(bundle: Bundle, suite: Suite, options: CheckOptions) -> dict[str, Any]
         "suite": {
             **suite.to_document(),
             "images": min(options.images or manifest.image_count, manifest.image_count),
-            "transfer": _sources(bundle),
+            "transfer": _source_names(bundle, sources),
         },
         "agreement": [],
         "attacks": [],
@@ -263,9 +270,9 @@ def _head(bundle: Bundle, suite: Suite, options: CheckOptions) -> dict[str, Any]
     }
 
 
-def _sources(bundle: Bundle) -> list[str]:
-    """The networks whose adversarial images the bundle carries."""
-    return [source.name for source in bundle.manifest.transfers]
+def _source_names(bundle: Bundle, sources: Sequence[Bundle]) -> list[str]:
+    """The networks whose adversarial images are tried: those that the bundle carries, and those that are made here."""
+    return [source.name for source in bundle.manifest.transfers] + [source.manifest.name for source in sources]
 
 
 def _timing(bundle: Bundle, options: CheckOptions, document: Mapping[str, Any], report: Progress) -> Timing:

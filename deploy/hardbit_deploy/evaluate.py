@@ -172,6 +172,7 @@ class _Plan:
         return {
             "manifest_sha256": self.bundle.manifest_sha256,
             "suite": self.suite.to_document(),
+            "transfers": [[s.name, s.images_file, s.candidates] for s in self.bundle.manifest.transfers],
             "runtime": runtime,
             "machine": platform.machine(),
             "cpu": cpu_model(),  # instructions that are missing, such as VNNI, can change what an engine says

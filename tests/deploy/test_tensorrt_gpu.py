@@ -61,7 +61,7 @@ def bundle(target_name, tmp_path_factory):
     canonical = canonical_examples.plain_cnn(bits=4)
     graphs = {
         "engine": lower(canonical, target_name),
-        "attack": build_attack_graph(canonical, target=target_name),
+        "attack_graph": build_attack_graph(canonical, target=target_name),
     }
     folder = tmp_path_factory.mktemp("gpu")
     return build_bundle(folder / "bundle", canonical, count=COUNT, **graphs, target=target_name)

@@ -60,7 +60,7 @@ def bundles(tmp_path_factory):
     on_cpu = build_bundle(folder / "cpu", canonical, **settings)
     graphs = {
         "engine": lower(canonical, "tensorrt"),
-        "attack": build_attack_graph(canonical, target="tensorrt"),
+        "attack_graph": build_attack_graph(canonical, target="tensorrt"),
     }
     return on_cpu, build_bundle(folder / "gpu", canonical, **graphs, target="tensorrt", **settings)
 

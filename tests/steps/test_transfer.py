@@ -9,9 +9,10 @@ import pytest
 
 from hardbit import pipeline
 from hardbit.recipe import load_recipe
-from hardbit.steps.transfer import Transferred, climbed
+from hardbit.steps.transfer import Transferred
 from hardbit_deploy.attacks import ThreatModel, random_start
 from hardbit_deploy.attacks.pgd import start_stream
+from hardbit_deploy.attacks.transfer import last_iterates
 from hardbit_deploy.bundle import load_bundle
 from hardbit_deploy.errors import HardbitError
 from hardbit_deploy.results import load_result
@@ -117,7 +118,7 @@ class TestClimbing:
         images = np.random.default_rng(0).integers(0, 256, (20, 1, 6, 6)).astype(np.uint8)
         labels = target.engine.infer(images).argmax(axis=1)
         model = ThreatModel("linf", 40.0)
-        found = climbed(target.gradient, images, labels, model, 10, loss="margin", restart=0, seed=0)
+        found = last_iterates(target.gradient, images, labels, model, 10, loss="margin", restart=0, seed=0)
         direction = np.sign(target.engine.weights[1] - target.engine.weights[0]).reshape(1, 6, 6)
         sign = np.where(labels == 0, 1, -1)[:, None, None, None]
         corner = np.clip(images.astype(int) + 40 * (sign * direction).astype(int), 0, 255)
@@ -128,6 +129,6 @@ class TestClimbing:
         target = linear_target(classes=2, input_shape=(1, 6, 6), seed=1)
         images = np.full((3, 1, 6, 6), 128, np.uint8)
         model, places = ThreatModel("l2", 40.0), np.arange(3)
-        found = climbed(target.gradient, images, np.zeros(3, int), model, 0, loss="margin", restart=2, seed=5)
+        found = last_iterates(target.gradient, images, np.zeros(3, int), model, 0, loss="margin", restart=2, seed=5)
         start = random_start(images, model, seed=5, stream=start_stream(2, "margin"), indices=places)
         np.testing.assert_array_equal(found, start)

@@ -36,6 +36,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--taps", action="store_true", help="compare the engine's codes with the canonical graph's, layer by layer"
     )
     add_evaluation_arguments(parser)
+    parser.add_argument(
+        "--transfer",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="BUNDLE",
+        help="try adversarial images of this network too; more than once for several",
+    )
     add_latency_arguments(parser)
     parser.add_argument("--quiet", action="store_true", help="print the verdict only")
 
@@ -128,7 +136,8 @@ def check_options(args: argparse.Namespace) -> Any:
         seed=args.seed,
         images=args.images,
         workers=args.workers,
-        taps=getattr(args, "taps", False),  # `bench` has no such option
+        transfer=tuple(getattr(args, "transfer", ())),
+        taps=getattr(args, "taps", False),  # `bench` has neither of these
         latency=latency_settings(args),
         energy=energy_settings(args),
         lock_clocks=args.lock_clocks,

@@ -154,7 +154,7 @@ def _climb(
     graph: Path, imported: ImportedNetwork, images: Any, threat: Any, steps: int, losses: tuple[str, ...]
 ) -> NDArray[np.uint8]:
     """Last iterates of PGD on the graph's own network: uint8 (n, losses, channels, height, width)."""
-    from hardbit.steps.transfer import climbed
+    from hardbit_deploy.attacks.transfer import last_iterates
     from hardbit_deploy.engines.onnxruntime import OnnxRuntimeGradient
     from hardbit_deploy.preflight import usable_cores
 
@@ -163,7 +163,9 @@ def _climb(
         ThreadPoolExecutor(usable_cores()) as pool,
     ):
         made = pool.map(
-            lambda loss: climbed(gradient, images.images, images.labels, threat, steps, loss=loss, restart=0, seed=0),
+            lambda loss: last_iterates(
+                gradient, images.images, images.labels, threat, steps, loss=loss, restart=0, seed=0
+            ),
             losses,
         )
         return np.stack(list(made), axis=1)

@@ -31,7 +31,7 @@ def stronger_sign(
     """The better of `SIGNS` ("clipped" where they are equal) for a float or canonical graph, and for each how many of
     the first 64 images are right after PGD-10 with it. `images` are uint8 (n, channels, height, width)."""
     from hardbit.graph.gradient import build_attack_graph
-    from hardbit.steps.transfer import climbed
+    from hardbit_deploy.attacks.transfer import last_iterates
     from hardbit_deploy.engines.onnxruntime import OnnxRuntimeGradient
 
     images, labels = images[:_IMAGES], labels[:_IMAGES]
@@ -43,6 +43,8 @@ def stronger_sign(
             graph.write_bytes(attack.SerializeToString())
             _, channels, height, width = images.shape
             with OnnxRuntimeGradient(graph, (channels, height, width), classes) as gradient:
-                made = climbed(gradient, images, labels, threat_model, _STEPS, loss="cross_entropy", restart=0, seed=0)
+                made = last_iterates(
+                    gradient, images, labels, threat_model, _STEPS, loss="cross_entropy", restart=0, seed=0
+                )
                 standing[sign] = int((gradient.logits(made).argmax(1) == labels).sum())
     return min(SIGNS, key=standing.__getitem__), standing

@@ -25,10 +25,9 @@ from hardbit_deploy.storage import sha256_file, write_atomically
 from hardbit_deploy.suite import LOSSES
 
 if TYPE_CHECKING:
-    from hardbit_deploy.attacks import ThreatModel
-    from hardbit_deploy.engines import Gradient
+    pass
 
-__all__ = ["STEP", "Transferred", "climbed"]
+__all__ = ["STEP", "Transferred"]
 
 
 @dataclass(frozen=True)
@@ -73,6 +72,7 @@ def _made_on(other: Recipe, recipe: Recipe, images: NDArray[np.uint8], labels: N
     from hardbit.graph.gradient import build_attack_graph
     from hardbit.steps.train import load_trained_twin
     from hardbit_deploy.attacks import ThreatModel
+    from hardbit_deploy.attacks.transfer import last_iterates
     from hardbit_deploy.engines.onnxruntime import OnnxRuntimeGradient
     from hardbit_deploy.preflight import usable_cores
 
@@ -89,40 +89,12 @@ def _made_on(other: Recipe, recipe: Recipe, images: NDArray[np.uint8], labels: N
             ThreadPoolExecutor(usable_cores()) as pool,
         ):
             candidates = pool.map(
-                lambda climb: climbed(
+                lambda climb: last_iterates(
                     gradient, images, labels, model, suite.steps, loss=climb[0], restart=climb[1], seed=suite.seed
                 ),
                 climbs,
             )
             return np.stack(list(candidates), axis=1)
-
-
-def climbed(
-    gradient: Gradient,
-    images: NDArray[np.uint8],
-    labels: NDArray[np.int64],
-    threat_model: ThreatModel,
-    steps: int,
-    *,
-    loss: str,
-    restart: int,
-    seed: int,
-) -> NDArray[np.uint8]:
-    """The last iterates of PGD on the gradient's own network, uint8 like `images`.
-
-    It does not stop where that network is fooled: images just across its border rarely fool another one.
-    """
-    from hardbit_deploy.attacks import random_start, step_size_255
-    from hardbit_deploy.attacks.iterates import iterates_from
-    from hardbit_deploy.attacks.pgd import start_stream
-
-    places, stream = np.arange(len(images), dtype=np.int64), start_stream(restart, loss)
-    start = random_start(images, threat_model, seed=seed, stream=stream, indices=places)
-    iterates = iterates_from(images, start, threat_model)
-    for _ in range(steps):
-        _, direction = gradient.ascend(iterates.bytes, labels, loss)
-        iterates.step(direction, step_size_255(threat_model, steps))
-    return iterates.bytes
 
 
 def _sources(recipe: Recipe) -> list[Recipe]:
