@@ -64,6 +64,11 @@ def test_settings_do_not_repeat_what_is_said_elsewhere() -> None:
     assert wording.settings_line(told | settings) == "steps 20 · step 3.125/255 · restarts 3"
 
 
+def test_a_setting_of_several_words_lists_them() -> None:
+    line = wording.settings_line({"steps": 20, "surrogates": ["straight-through", "smooth"]})
+    assert line == "steps 20 · surrogates straight-through, smooth"
+
+
 def test_an_undecided_gate_says_how_many_images_it_needs() -> None:
     document = examples.document("INCONCLUSIVE")
     needed = max(rule["images_needed"] for rule in document["gate"] if rule["status"] == "inconclusive")

@@ -176,6 +176,8 @@ def settings_line(settings: Mapping[str, Any] | None) -> str:
 
 def _setting(key: str, value: Any) -> str:
     words = key.removesuffix("_255").replace("_", " ")
+    if isinstance(value, list):
+        return f"{words} {', '.join(str(part) for part in value)}"
     return f"{words} {number(value)}/255" if key.endswith("_255") else f"{words} {number(value)}"
 
 
